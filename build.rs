@@ -1,0 +1,36 @@
+//! Compiles the C++ shim against the libtorch that `torch-sys` found, and makes the binary find that
+//! libtorch at run time.
+
+use std::path::{Path, PathBuf};
+
+fn main() {
+    println!("cargo:rerun-if-changed=src/torch/shim");
+    let lib = PathBuf::from(
+        std::env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys names libtorch's lib folder"),
+    );
+    // A relative LIBTORCH is relative to the checkout, where cargo sets it.
+    let lib = lib.canonicalize().unwrap_or(lib);
+    let root = lib.parent().unwrap_or(Path::new("/"));
+
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .include(root.join("include"))
+        .include(root.join("include/torch/csrc/api/include"))
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .flag("-w")
+        .opt_level(1)
+        .file("src/torch/shim/shim.cpp")
+        .compile("gen_shim");
+
+    // Installed beside its libraries, or in the developer's checkout.
+    for place in ["$ORIGIN/../lib", "$ORIGIN/../lib/gen", "$ORIGIN/lib"] {
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{place}");
+    }
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+    println!("cargo:rustc-env=GEN_BUILD_LIBTORCH={}", lib.display());
+    let commit = std::process::Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    let commit = commit.ok().filter(|o| o.status.success()).and_then(|o| String::from_utf8(o.stdout).ok());
+    println!("cargo:rustc-env=GEN_COMMIT={}", commit.as_deref().map_or("unknown", str::trim));
+    println!("cargo:rerun-if-changed=.git/HEAD");
+}

@@ -1,0 +1,43 @@
+//! Networks: plain functions of tensors with named parameters. They know nothing of processes.
+
+use std::fmt::Debug;
+
+use tch::Tensor;
+
+use crate::error::Result;
+
+pub mod layers;
+
+/// Whether dropout and the like are on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Training: dropout on.
+    Train,
+    /// Inference: everything deterministic.
+    Eval,
+}
+
+/// What a network is conditioned on, beside the time.
+#[derive(Debug, Default)]
+pub struct Cond {
+    /// Class index of each sample, `[B]` i64; -1 stands for "no class".
+    pub class: Option<Tensor>,
+    /// Augmentation parameters of each sample, `[B, K]` f32 (EDM's non-leaking augmentation).
+    pub augment: Option<Tensor>,
+}
+
+/// A network `F(x, t, cond)`.
+pub trait Network: Debug {
+    /// `x` `[B, ...]`, `t` `[B]` in the network's own units; the output has the shape of `x` for a
+    /// denoising network and `[B, K]` for a classifier.
+    ///
+    /// # Errors
+    /// Where shapes do not fit, or libtorch fails.
+    fn forward(&self, x: &Tensor, t: &Tensor, cond: &Cond, mode: Mode) -> Result<Tensor>;
+    /// Shape of one sample, without the batch.
+    fn sample_shape(&self) -> &[i64];
+    /// Number of classes it can be conditioned on; 0 if it cannot.
+    fn classes(&self) -> i64 {
+        0
+    }
+}
