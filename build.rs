@@ -32,5 +32,5 @@ fn main() {
     let commit = std::process::Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
     let commit = commit.ok().filter(|o| o.status.success()).and_then(|o| String::from_utf8(o.stdout).ok());
     println!("cargo:rustc-env=GEN_COMMIT={}", commit.as_deref().map_or("unknown", str::trim));
-    println!("cargo:rerun-if-changed=.git/HEAD");
+    println!("cargo:rerun-if-changed=.git/logs/HEAD");
 }

@@ -1,10 +1,170 @@
 //! The command line: one file per subcommand; the only place that prints.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tch::Device;
+
+use crate::error::{Error, Kind};
+use crate::torch::device::DeviceChoice;
+use crate::torch::interrupt;
+use crate::torch::runtime::{Dtype, Runtime};
+use ui::{Color, LogFormat, Ui};
+
+pub mod doctor;
+pub mod ui;
+
+/// Train, sample and evaluate generative models driven by stochastic dynamics.
+#[derive(Debug, Parser)]
+#[command(name = "gen", version, about, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Examples:\n  \
+    gen train models/digits-edm --out runs/digits\n  \
+    gen sample --model runs/digits --solver dpm --steps 10 --seeds 0-63 --out out\n  \
+    gen eval-fid --images out --ref data/digits --features digits\n\n\
+    `gen help COMMAND` tells more; `gen doctor` says what this machine can do.")]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Globals {
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, global = true, env = "GEN_DEVICE", default_value_t = DeviceChoice::Auto, value_name = "DEVICE")]
+    pub device: DeviceChoice,
+    /// Number format of the network
+    #[arg(long, global = true, env = "GEN_DTYPE", value_enum, value_name = "DTYPE")]
+    pub dtype: Option<Dtype>,
+    /// CPU threads [default: all cores]
+    #[arg(long, global = true, env = "GEN_THREADS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub threads: Option<u32>,
+    /// Print the result as one JSON object on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Only warnings and errors on stderr
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// More detail on stderr (-vv: with the libraries' own words)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Form of what goes to stderr
+    #[arg(long, global = true, env = "GEN_LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    /// Colours on stderr
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: Color,
+    /// Deterministic algorithms only, TF32 off
+    #[arg(long, global = true, env = "GEN_DETERMINISTIC")]
+    pub deterministic: bool,
+}
+
+impl Globals {
+    fn ui(&self) -> Ui {
+        let color = match self.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => {
+                std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+            }
+        };
+        Ui { json: self.json, quiet: self.quiet, verbose: self.verbose, log: self.log_format, color }
+    }
+
+    /// Sets libtorch up and gives the device.
+    ///
+    /// # Errors
+    /// Where the device cannot be used.
+    pub fn start(&self) -> crate::error::Result<Device> {
+        let runtime = Runtime {
+            device: self.device,
+            threads: self.threads.map(|n| n as usize),
+            deterministic: self.deterministic,
+        };
+        runtime.start()
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Doctor(doctor::DoctorArgs),
+}
 
 /// Runs the program with the arguments `args` (the first is the program's name).
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let _ = args;
-    ExitCode::SUCCESS
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let ui = cli.globals.ui();
+    interrupt::install();
+    // Whatever goes wrong below, people see one line. A panic is ours or tch's; its text goes into that line.
+    std::panic::set_hook(Box::new(|_| {}));
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| dispatch(&cli, ui)));
+    let error = match outcome {
+        Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Err(error)) => to_error(error),
+        Err(payload) => from_panic(payload.as_ref()),
+    };
+    ui.error(&error);
+    ExitCode::from(error.kind().exit_code())
+}
+
+/// Help and version as clap prints them; a usage error as one line and a hint.
+fn usage(error: &clap::Error) -> ExitCode {
+    if error.exit_code() == 0
+        || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    {
+        let _ = error.print();
+        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+    }
+    let text = error.render().to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut what = lines.next().unwrap_or("wrong usage").trim_start_matches("error: ").to_owned();
+    let mut hint = "`gen help` and `gen help COMMAND` list what is accepted".to_owned();
+    for line in lines {
+        if let Some(tip) = line.strip_prefix("tip: ") {
+            hint = tip.to_owned();
+        } else if !line.starts_with("Usage:") && !line.starts_with("For more information") {
+            what = format!("{what} {line}");
+        }
+    }
+    let quiet = Ui { json: false, quiet: false, verbose: 0, log: LogFormat::Text, color: false };
+    quiet.error(&Error::usage(what).hint(hint));
+    ExitCode::from(2)
+}
+
+fn dispatch(cli: &Cli, ui: Ui) -> anyhow::Result<()> {
+    match &cli.command {
+        Command::Doctor(args) => doctor::run(args, &cli.globals, ui),
+    }
+}
+
+/// The library's error within an application error, with the application's words before it.
+fn to_error(error: anyhow::Error) -> Error {
+    match error.downcast::<Error>() {
+        Ok(error) => error,
+        Err(other) => Error::new(Kind::Run, format!("{other:#}")),
+    }
+}
+
+fn from_panic(payload: &(dyn std::any::Any + Send)) -> Error {
+    let text = payload
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or("unknown");
+    // tch's panics quote the libtorch error in Rust's debug form.
+    match text.split_once("Torch(\"") {
+        Some((_, message)) => Error::torch(&message.trim_end_matches("\")").replace("\\n", "\n")),
+        None => Error::run("internal error")
+            .why(text.lines().next().unwrap_or("unknown").to_owned())
+            .hint("this is a defect of gen: please report the command that led here"),
+    }
 }

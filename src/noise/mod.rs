@@ -1,5 +1,8 @@
 //! Random streams: sample i draws everything from its own, whatever batch it is computed in.
 
+pub mod philox;
+pub mod streams;
+
 use tch::Tensor;
 
 use crate::error::Result;
