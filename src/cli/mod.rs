@@ -14,6 +14,7 @@ use crate::torch::interrupt;
 use crate::torch::runtime::{Dtype, Runtime};
 use ui::{Color, LogFormat, Ui};
 
+pub mod completions;
 pub mod doctor;
 pub mod ui;
 
@@ -94,6 +95,8 @@ impl Globals {
 #[derive(Debug, Subcommand)]
 enum Command {
     Doctor(doctor::DoctorArgs),
+    Completions(completions::CompletionsArgs),
+    Man(completions::ManArgs),
 }
 
 /// Runs the program with the arguments `args` (the first is the program's name).
@@ -143,6 +146,8 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn dispatch(cli: &Cli, ui: Ui) -> anyhow::Result<()> {
     match &cli.command {
         Command::Doctor(args) => doctor::run(args, &cli.globals, ui),
+        Command::Completions(args) => completions::completions(args, ui),
+        Command::Man(args) => completions::man(args, ui),
     }
 }
 

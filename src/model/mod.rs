@@ -1,1 +1,3 @@
-//! To come.
+//! Opening anything a user may point at, and sampling it.
+
+pub mod seeds;

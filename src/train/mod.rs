@@ -1,1 +1,3 @@
-//! To come.
+//! The training loop, its run folder, checkpoints and logs.
+
+pub mod curve;
