@@ -1,3 +1,4 @@
 //! The training loop, its run folder, checkpoints and logs.
 
 pub mod curve;
+pub mod folder;
