@@ -1,1 +1,24 @@
-//! To come.
+//! File formats, read by content and written atomically.
+//!
+//! | module | format |
+//! |---|---|
+//! | [`atomic`] | whole files and folders that are there completely or not at all |
+//! | [`bytes`] | memory maps, raw bytes to tensors and back |
+//! | [`safetensors`] | named tensors with metadata |
+//! | [`npy`], [`npz`] | numpy arrays and archives of them, streamed |
+//! | [`pickle`], [`pth`] | PyTorch checkpoints, read without executing anything |
+//! | [`picture`], [`png`], [`sheet`] | 8-bit pictures, PNG files, contact sheets |
+//! | [`tfevents`] | TensorBoard event files |
+
+pub mod atomic;
+#[allow(unsafe_code)]
+pub mod bytes;
+pub mod npy;
+pub mod npz;
+pub mod pickle;
+pub mod picture;
+pub mod png;
+pub mod pth;
+pub mod safetensors;
+pub mod sheet;
+pub mod tfevents;
