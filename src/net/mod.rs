@@ -6,7 +6,16 @@ use tch::Tensor;
 
 use crate::error::Result;
 
+pub mod digit_cnn;
 pub mod layers;
+pub mod mlp;
+pub mod rng;
+mod song_block;
+pub mod song_unet;
+pub mod spec;
+pub mod store;
+pub mod unet2d;
+pub mod unet2d_config;
 
 /// Whether dropout and the like are on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,424 @@
+//! Where the parameters of a network live: named tensors in construction order.
+//!
+//! Layers hold handles on the same tensors (`shallow_clone`), so whatever is done to a store (load,
+//! change of memory format) is seen by the network built on it. Unlike tch's own store it never
+//! broadcasts, never changes its dtype to that of a file, keeps its order, and reports every name
+//! that does not fit.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Div;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{Error, Result};
+use crate::net::layers::init::Init;
+use crate::net::rng::named_seed;
+use crate::torch::shim;
+
+/// What a stored tensor is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Trained.
+    Param,
+    /// Not trained, but part of the model: a file without it does not fit.
+    Buffer,
+    /// Follows from the network's options (a resampling filter): a file may hold it or not.
+    Constant,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    tensor: Tensor,
+    role: Role,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Fill {
+    Seeded(u64),
+    Empty,
+}
+
+/// The parameters and buffers of one network.
+#[derive(Debug)]
+pub struct Store {
+    device: Device,
+    kind: Kind,
+    fill: Fill,
+    entries: RefCell<Vec<Entry>>,
+    index: RefCell<HashMap<String, usize>>,
+}
+
+impl Store {
+    /// A store whose parameters are drawn from streams keyed by `seed` and their own names.
+    #[must_use]
+    pub fn new(device: Device, kind: Kind, seed: u64) -> Self {
+        Self::filled(device, kind, Fill::Seeded(seed))
+    }
+
+    /// A store whose parameters are left unset: for a network whose weights are loaded or copied next.
+    #[must_use]
+    pub fn empty(device: Device, kind: Kind) -> Self {
+        Self::filled(device, kind, Fill::Empty)
+    }
+
+    fn filled(device: Device, kind: Kind, fill: Fill) -> Self {
+        Store { device, kind, fill, entries: RefCell::default(), index: RefCell::default() }
+    }
+
+    /// Where names start.
+    #[must_use]
+    pub fn root(&self) -> Path<'_> {
+        Path { store: self, prefix: String::new() }
+    }
+
+    /// Device of all tensors.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Dtype of all parameters and buffers.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// All tensors with their names, in construction order. The tensors are handles, not copies.
+    #[must_use]
+    pub fn named(&self) -> Vec<(String, Tensor)> {
+        self.select(|_| true)
+    }
+
+    /// The trained tensors with their names, in construction order. The tensors are handles.
+    #[must_use]
+    pub fn trainable(&self) -> Vec<(String, Tensor)> {
+        self.select(|role| role == Role::Param)
+    }
+
+    fn select(&self, keep: impl Fn(Role) -> bool) -> Vec<(String, Tensor)> {
+        let entries = self.entries.borrow();
+        entries.iter().filter(|e| keep(e.role)).map(|e| (e.name.clone(), e.tensor.shallow_clone())).collect()
+    }
+
+    /// Number of trained scalars.
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        let entries = self.entries.borrow();
+        entries.iter().filter(|e| e.role == Role::Param).map(|e| e.tensor.numel()).sum()
+    }
+
+    /// The tensor `name`, as a handle.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Tensor> {
+        let at = *self.index.borrow().get(name)?;
+        Some(self.entries.borrow()[at].tensor.shallow_clone())
+    }
+
+    /// Fills the store from `tensors` (of any dtype and device); `source` names them in errors.
+    ///
+    /// # Errors
+    /// Where a name is missing, a name is left over, or a shape differs; nothing is changed then.
+    pub fn load(&self, tensors: &BTreeMap<String, Tensor>, source: &str) -> Result<()> {
+        let entries = self.entries.borrow();
+        let missing: Vec<&str> = entries
+            .iter()
+            .filter(|e| e.role != Role::Constant && !tensors.contains_key(&e.name))
+            .map(|e| e.name.as_str())
+            .collect();
+        let index = self.index.borrow();
+        let unused: Vec<&str> =
+            tensors.keys().map(String::as_str).filter(|n| !index.contains_key(*n)).collect();
+        if !missing.is_empty() || !unused.is_empty() {
+            return Err(misfit(&missing, &unused).at(source));
+        }
+        for entry in entries.iter() {
+            if let Some(found) = tensors.get(&entry.name)
+                && found.size() != entry.tensor.size()
+            {
+                return Err(Error::shape(&entry.name, &entry.tensor.size(), &found.size()).at(source));
+            }
+        }
+        let _guard = tch::no_grad_guard();
+        for entry in entries.iter() {
+            if let Some(found) = tensors.get(&entry.name) {
+                entry.tensor.shallow_clone().f_copy_(found)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes every tensor equal to that of `other`, which must hold the same names and shapes.
+    ///
+    /// # Errors
+    /// Where names or shapes differ, or libtorch fails.
+    pub fn copy_from(&self, other: &Store) -> Result<()> {
+        let (mine, theirs) = (self.named(), other.named());
+        let fits = mine.len() == theirs.len()
+            && mine.iter().zip(&theirs).all(|(a, b)| a.0 == b.0 && a.1.size() == b.1.size());
+        if !fits {
+            return Err(Error::model("cannot copy parameters between networks of different make"));
+        }
+        let tensors = |list: Vec<(String, Tensor)>| list.into_iter().map(|(_, t)| t).collect::<Vec<_>>();
+        shim::foreach_copy(&tensors(mine), &tensors(theirs))
+    }
+
+    /// A store of its own memory with the same names and values, without gradients.
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    pub fn copy(&self) -> Result<Store> {
+        let _guard = tch::no_grad_guard();
+        let out = Store::empty(self.device, self.kind);
+        for entry in self.entries.borrow().iter() {
+            let mut tensor = entry.tensor.f_detach()?.f_empty_like()?;
+            tensor.f_copy_(&entry.tensor)?;
+            let _ = out.insert(Entry { name: entry.name.clone(), tensor, role: entry.role })?;
+        }
+        Ok(out)
+    }
+
+    /// Turns gradients of the trained tensors on or off.
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    pub fn set_requires_grad(&self, on: bool) -> Result<()> {
+        for (_, tensor) in self.trainable() {
+            // The returned tensor is another handle on the same one.
+            let _ = tensor.f_set_requires_grad(on)?;
+        }
+        Ok(())
+    }
+
+    /// Stores convolution weights channels-last, so that convolutions of channels-last inputs need no
+    /// copy. Shapes and values stay.
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    pub fn channels_last(&self) -> Result<()> {
+        let _guard = tch::no_grad_guard();
+        for (_, mut tensor) in self.trainable() {
+            if tensor.dim() == 4 {
+                let data = channels_last(&tensor.f_detach()?)?;
+                tensor.f_set_data(&data)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn insert(&self, entry: Entry) -> Result<Tensor> {
+        let mut index = self.index.borrow_mut();
+        let mut entries = self.entries.borrow_mut();
+        if index.insert(entry.name.clone(), entries.len()).is_some() {
+            return Err(Error::model(format!("two parameters of the network are named `{}`", entry.name)));
+        }
+        let handle = entry.tensor.shallow_clone();
+        entries.push(entry);
+        Ok(handle)
+    }
+}
+
+/// `x` `[B, C, H, W]` with strides of a channels-last memory format; no copy if it has them already.
+///
+/// # Errors
+/// Where libtorch fails.
+pub fn channels_last(x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?)
+}
+
+/// The error for names that do not fit, with the first few of each sort.
+fn misfit(missing: &[&str], unused: &[&str]) -> Error {
+    let list = |names: &[&str]| {
+        let shown = names.iter().take(4).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+        if names.len() > 4 { format!("{shown} and {} more", names.len() - 4) } else { shown }
+    };
+    let mut why = Vec::new();
+    if !missing.is_empty() {
+        why.push(format!("{} missing: {}", missing.len(), list(missing)));
+    }
+    if !unused.is_empty() {
+        why.push(format!("{} unknown to the network: {}", unused.len(), list(unused)));
+    }
+    Error::model("the weights do not fit the network")
+        .why(why.join("; "))
+        .hint("the options of the network must be those it was trained with")
+}
+
+/// A place in a store: names are joined with dots.
+#[derive(Debug, Clone)]
+pub struct Path<'a> {
+    store: &'a Store,
+    prefix: String,
+}
+
+impl<'a> Path<'a> {
+    /// The place `name` (which may itself have dots) below this one.
+    #[must_use]
+    pub fn sub(&self, name: impl AsRef<str>) -> Path<'a> {
+        Path { store: self.store, prefix: self.full(name.as_ref()) }
+    }
+
+    fn full(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &'a Store {
+        self.store
+    }
+
+    /// A trained tensor `name` of `shape`.
+    ///
+    /// # Errors
+    /// Where the name is taken, or libtorch fails.
+    pub fn param(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
+        let name = self.full(name);
+        let tensor = self.first_values(&name, shape, init)?.f_set_requires_grad(true)?;
+        self.store.insert(Entry { name, tensor, role: Role::Param })
+    }
+
+    /// An untrained tensor `name` that is part of the model.
+    ///
+    /// # Errors
+    /// Where the name is taken, or libtorch fails.
+    pub fn buffer(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
+        let name = self.full(name);
+        let tensor = self.first_values(&name, shape, init)?;
+        self.store.insert(Entry { name, tensor, role: Role::Buffer })
+    }
+
+    /// A tensor `name` that follows from the network's options.
+    ///
+    /// # Errors
+    /// Where the name is taken, `values` do not fill `shape`, or libtorch fails.
+    pub fn constant(&self, name: &str, shape: &[i64], values: &[f64]) -> Result<Tensor> {
+        let name = self.full(name);
+        let tensor = Tensor::f_from_slice(values)?.f_reshape(shape)?;
+        let tensor = tensor.f_to_kind(self.store.kind)?.f_to_device(self.store.device)?;
+        self.store.insert(Entry { name, tensor, role: Role::Constant })
+    }
+
+    fn first_values(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
+        let Store { device, kind, fill, .. } = *self.store;
+        match fill {
+            Fill::Seeded(seed) => Ok(init.draw(shape, kind, named_seed(seed, name))?.f_to_device(device)?),
+            Fill::Empty => Ok(Tensor::f_empty(shape, (kind, device))?),
+        }
+    }
+}
+
+impl<'a, S: AsRef<str>> Div<S> for &Path<'a> {
+    type Output = Path<'a>;
+    fn div(self, name: S) -> Path<'a> {
+        self.sub(name)
+    }
+}
+
+impl<'a, S: AsRef<str>> Div<S> for Path<'a> {
+    type Output = Path<'a>;
+    fn div(self, name: S) -> Path<'a> {
+        self.sub(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small(seed: u64) -> Store {
+        let store = Store::new(Device::Cpu, Kind::Float, seed);
+        let p = store.root() / "enc";
+        let _ = p.param("weight", &[4, 3], Init::KaimingUniform).unwrap();
+        let _ = (&p / "norm").param("bias", &[4], Init::ZEROS).unwrap();
+        let _ = p.constant("filter", &[2], &[0.5, 0.5]).unwrap();
+        store
+    }
+
+    fn map(store: &Store) -> BTreeMap<String, Tensor> {
+        store.named().into_iter().collect()
+    }
+
+    #[test]
+    fn first_values_do_not_depend_on_construction_order() {
+        let a = small(7);
+        let b = Store::new(Device::Cpu, Kind::Float, 7);
+        let p = b.root();
+        let _ = p.param("other", &[5], Init::Normal(1.0)).unwrap();
+        let w = p.sub("enc").param("weight", &[4, 3], Init::KaimingUniform).unwrap();
+        assert!(a.get("enc.weight").unwrap().equal(&w));
+        assert!(!small(8).get("enc.weight").unwrap().equal(&w));
+        assert_eq!(a.parameters(), 16);
+        let names: Vec<String> = a.named().into_iter().map(|(n, _)| n).collect();
+        assert_eq!(names, ["enc.weight", "enc.norm.bias", "enc.filter"]);
+        assert_eq!(a.trainable().len(), 2);
+    }
+
+    #[test]
+    fn loading_is_strict_and_keeps_the_dtype() {
+        let store = small(1);
+        let mut file = map(&small(2));
+        let want = file["enc.weight"].to_kind(Kind::Half);
+        file.insert("enc.weight".into(), want.shallow_clone());
+        file.remove("enc.filter"); // a constant may be absent
+        store.load(&file, "x.safetensors").unwrap();
+        let got = store.get("enc.weight").unwrap();
+        assert_eq!(got.kind(), Kind::Float);
+        assert!(got.equal(&want.to_kind(Kind::Float)) && got.requires_grad());
+
+        file.remove("enc.norm.bias");
+        file.insert("enc.extra".into(), Tensor::from(1.0));
+        let error = store.load(&file, "x.safetensors").unwrap_err();
+        assert_eq!(error.kind().exit_code(), 4);
+        assert_eq!(
+            error.to_string(),
+            "the weights do not fit the network (x.safetensors): 1 missing: `enc.norm.bias`; \
+             1 unknown to the network: `enc.extra`"
+        );
+    }
+
+    #[test]
+    fn loading_never_broadcasts_and_changes_nothing_on_failure() {
+        let store = small(1);
+        let before = store.get("enc.norm.bias").unwrap().copy();
+        let mut file = map(&small(2));
+        file.insert("enc.norm.bias".into(), Tensor::ones([4], (Kind::Float, Device::Cpu)));
+        file.insert("enc.weight".into(), Tensor::ones([1, 3], (Kind::Float, Device::Cpu)));
+        let error = store.load(&file, "x.safetensors").unwrap_err().to_string();
+        assert_eq!(error, "tensor `enc.weight` (x.safetensors): expected shape [4, 3], got [1, 3]");
+        assert!(store.get("enc.norm.bias").unwrap().equal(&before));
+    }
+
+    #[test]
+    fn long_lists_of_names_are_summarised() {
+        let store = Store::new(Device::Cpu, Kind::Float, 0);
+        for i in 0..9 {
+            let _ = store.root().param(&format!("w{i}"), &[1], Init::ZEROS).unwrap();
+        }
+        let error = store.load(&BTreeMap::new(), "f").unwrap_err().to_string();
+        assert!(error.ends_with("9 missing: `w0`, `w1`, `w2`, `w3` and 5 more"), "{error}");
+    }
+
+    #[test]
+    fn copies_have_their_own_memory_and_no_gradients() {
+        let a = small(1);
+        let b = a.copy().unwrap();
+        assert!(b.trainable().iter().all(|(_, t)| !t.requires_grad()));
+        b.copy_from(&small(3)).unwrap();
+        assert!(!a.get("enc.weight").unwrap().equal(&b.get("enc.weight").unwrap()));
+        assert!(a.copy_from(&Store::empty(Device::Cpu, Kind::Float)).is_err());
+        assert!(a.root().param("enc.weight", &[1], Init::ZEROS).is_err());
+    }
+
+    #[test]
+    fn channels_last_is_seen_through_older_handles() {
+        let store = Store::new(Device::Cpu, Kind::Float, 1);
+        let w = store.root().param("w", &[4, 3, 2, 2], Init::KaimingUniform).unwrap();
+        let before = w.detach().copy();
+        store.channels_last().unwrap();
+        assert_eq!(w.stride(), [12, 1, 6, 3]);
+        assert!(w.equal(&before) && w.requires_grad() && w.is_leaf());
+        assert_eq!(store.copy().unwrap().get("w").unwrap().stride(), [12, 1, 6, 3]);
+    }
+}
