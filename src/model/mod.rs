@@ -1,3 +1,8 @@
 //! Opening anything a user may point at, and sampling it.
 
+
+pub mod card;
+pub mod kind;
+pub mod open;
+pub mod sampler;
 pub mod seeds;

@@ -23,13 +23,13 @@ pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
             u64::from(MULTIPLIERS[0]) * u64::from(counter[0]),
             u64::from(MULTIPLIERS[1]) * u64::from(counter[2]),
         ];
-        counter = [high(b) ^ counter[1] ^ key[0], low(b), high(a) ^ counter[3] ^ key[1], low(a)];
+        counter = [high32(b) ^ counter[1] ^ key[0], low(b), high32(a) ^ counter[3] ^ key[1], low(a)];
         key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
     }
     counter
 }
 
-fn high(x: u64) -> u32 {
+fn high32(x: u64) -> u32 {
     (x >> 32) as u32
 }
 
@@ -46,15 +46,25 @@ impl Philox {
 
     /// The next `n` standard normal numbers.
     pub fn normal(&mut self, n: usize) -> Vec<f32> {
-        let key = [low(self.seed), high(self.seed)];
+        let key = [low(self.seed), high32(self.seed)];
         let offset = self.offset;
         self.offset += 1;
         (0..n as u64)
             .map(|i| {
-                let bits = philox4x32([low(offset), high(offset), low(i), high(i)], key);
+                let bits = philox4x32([low(offset), high32(offset), low(i), high32(i)], key);
                 box_muller(bits[0], bits[1])
             })
             .collect()
+    }
+}
+
+impl Philox {
+    /// The next whole number in `[0, high)`, as `torch.randint` on CUDA makes it from 32 bits.
+    pub fn below(&mut self, high: u64) -> u64 {
+        let key = [low(self.seed), high32(self.seed)];
+        let bits = philox4x32([low(self.offset), high32(self.offset), 0, 0], key);
+        self.offset += 1;
+        u64::from(bits[0]) % high.max(1)
     }
 }
 

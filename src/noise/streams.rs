@@ -31,6 +31,13 @@ enum Stream {
 }
 
 impl Stream {
+    fn below(&mut self, high: i64) -> Result<i64> {
+        match self {
+            Stream::Torch(generator) => Ok(generator.integers(high, &[1])?.f_int64_value(&[0])?),
+            Stream::Philox(philox) => Ok(philox.below(high.unsigned_abs()) as i64),
+        }
+    }
+
     fn normal(&mut self, shape: &[i64]) -> Result<Tensor> {
         match self {
             Stream::Torch(generator) => generator.normal(shape, Kind::Float),
@@ -57,6 +64,14 @@ impl Streams {
             Rng::Philox => Ok(Stream::Philox(Philox::new(seed))),
         };
         Ok(Streams(seeds.iter().map(stream).collect::<Result<_>>()?))
+    }
+
+    /// A whole number in `[0, high)` for every sample: `torch.randint(high, (1,), generator=g)`.
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    pub fn below(&mut self, high: i64) -> Result<Vec<i64>> {
+        self.0.iter_mut().map(|s| s.below(high)).collect()
     }
 
     /// The next draw of every sample, `[B, shape...]` f32 on the CPU.

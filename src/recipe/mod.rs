@@ -1,3 +1,138 @@
-//! To come.
+//! Recipes: a TOML file that says everything a training run needs, read into typed settings.
+//!
+//! A recipe has the tables `[model]`, `[process]`, `[objective]`, `[data]`, `[train]`, `[optim]`,
+//! `[ema]` and `[sample]`. Each is the serde form of a type in the room it belongs to, so a new option
+//! there is an option here. Unknown keys are errors.
 
 pub mod load;
+mod settings;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::Table;
+
+use crate::data::DataSpec;
+use crate::error::{Error, Result};
+use crate::net::spec::NetSpec;
+use crate::objective::ObjectiveSpec;
+use crate::optim::{EmaSpec, OptimSpec};
+use crate::process::ProcessSpec;
+
+pub use settings::{SampleSpec, TrainSpec};
+
+/// A resolved recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// The network.
+    pub model: NetSpec,
+    /// What noise does to the data.
+    pub process: ProcessSpec,
+    /// The loss.
+    pub objective: ObjectiveSpec,
+    /// Where the data are and how they are read.
+    pub data: DataSpec,
+    /// Lengths, sizes and intervals of the run.
+    pub train: TrainSpec,
+    /// The optimiser.
+    pub optim: OptimSpec,
+    /// Averages of the weights.
+    pub ema: EmaSpec,
+    /// Defaults of sampling, used for the previews too.
+    pub sample: SampleSpec,
+}
+
+const TABLES: &[&str] = &["model", "process", "objective", "data", "train", "optim", "ema", "sample"];
+
+impl Recipe {
+    /// Reads `path` (a TOML file, or a folder with a `recipe.toml`) and applies `--set` assignments.
+    ///
+    /// # Errors
+    /// A usage error where the file is missing, or a key is unknown, missing or of a wrong value.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
+        let file = Self::file(path);
+        let mut table = load::read_table(&file)?;
+        for assignment in overrides {
+            load::set(&mut table, assignment)?;
+        }
+        let mut recipe = Self::from_table(table, &file.display().to_string())?;
+        // A path in a recipe is relative to the recipe, one given with --set to the current folder.
+        if let Some(path) = &mut recipe.data.path
+            && path.is_relative()
+            && !overrides.iter().any(|o| o.trim_start().starts_with("data.path"))
+            && let Some(folder) = file.parent()
+        {
+            *path = tidy(&folder.join(&*path));
+        }
+        Ok(recipe)
+    }
+
+    /// The recipe file that `path` stands for.
+    #[must_use]
+    pub fn file(path: &Path) -> PathBuf {
+        if path.is_dir() { path.join("recipe.toml") } else { path.to_path_buf() }
+    }
+
+    /// Reads a recipe from its tables; `place` names it in errors.
+    ///
+    /// # Errors
+    /// A usage error where a key is unknown, missing or of a wrong value.
+    pub fn from_table(mut table: Table, place: &str) -> Result<Self> {
+        for name in ["model", "process", "objective"] {
+            if !table.contains_key(name) {
+                return Err(Error::usage(format!("missing table `[{name}]`")).at(place));
+            }
+        }
+        let recipe = Recipe {
+            model: load::take(&mut table, "model", place)?,
+            process: load::take(&mut table, "process", place)?,
+            objective: load::take(&mut table, "objective", place)?,
+            data: load::take(&mut table, "data", place)?,
+            train: load::take(&mut table, "train", place)?,
+            optim: load::take(&mut table, "optim", place)?,
+            ema: load::take(&mut table, "ema", place)?,
+            sample: load::take(&mut table, "sample", place)?,
+        };
+        load::finish(&table, TABLES, place)?;
+        recipe.train.check().map_err(|e| e.at(place))?;
+        Ok(recipe)
+    }
+
+    /// The recipe as TOML text with every default filled in.
+    ///
+    /// # Errors
+    /// Where a value has no TOML form.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::run("cannot write the recipe").why(e.to_string()))
+    }
+
+    /// The recipe as JSON, for comparisons and metadata.
+    ///
+    /// # Errors
+    /// Where a value has no JSON form.
+    pub fn to_json(&self) -> Result<serde_json::Value> {
+        serde_json::to_value(self).map_err(|e| Error::run("cannot write the recipe").why(e.to_string()))
+    }
+
+    /// Number of optimiser steps of the whole run.
+    #[must_use]
+    pub fn total_steps(&self) -> u64 {
+        self.train.total_steps()
+    }
+}
+
+/// The path without `x/..` pairs.
+fn tidy(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::ParentDir
+                if out.components().next_back().is_some_and(|c| matches!(c, std::path::Component::Normal(_))) =>
+            {
+                out.pop();
+            }
+            other => out.push(other),
+        }
+    }
+    out
+}

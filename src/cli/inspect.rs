@@ -1,0 +1,141 @@
+//! `gen inspect`: what is in a model file or folder.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::ui::Ui;
+use crate::error::{Error, Kind, Result};
+use crate::io::npz::Npz;
+use crate::io::pth::{Checkpoint, Scalar};
+use crate::io::safetensors;
+use crate::model::kind::FileKind;
+
+/// List the tensors and settings of a model file
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    gen inspect runs/digits/snapshots/00002500.safetensors\n  \
+    gen inspect model.pth --json | jq '.tensors[].name'\n\n\
+    Nothing in the file is executed: pickles are read by a restricted reader.")]
+pub struct InspectArgs {
+    /// A safetensors file, PyTorch checkpoint, numpy archive or run folder
+    path: PathBuf,
+}
+
+struct Row {
+    name: String,
+    dtype: String,
+    shape: Vec<i64>,
+}
+
+struct Contents {
+    rows: Vec<Row>,
+    settings: Vec<(String, Value)>,
+}
+
+/// Runs the command.
+pub fn run(args: &InspectArgs, ui: Ui) -> anyhow::Result<()> {
+    let kind = FileKind::of(&args.path)?;
+    let (path, kind) = match kind {
+        FileKind::Run => (crate::model::open::weights_of(&args.path, None)?, FileKind::Safetensors),
+        other => (args.path.clone(), other),
+    };
+    let contents = match kind {
+        FileKind::Safetensors => from_safetensors(&path)?,
+        FileKind::Checkpoint => from_checkpoint(&path)?,
+        FileKind::Npz => from_npz(&path)?,
+        other => {
+            let error = Error::model(format!("cannot list a {}", other.name())).at(path.display());
+            return Err(error.hint("`gen inspect` lists safetensors, PyTorch checkpoints and numpy archives").into());
+        }
+    };
+    let parameters: i64 = contents.rows.iter().map(|row| row.shape.iter().product::<i64>()).sum();
+
+    ui.line(format!("{}: {}, {} tensors, {} values", path.display(), kind.name(), contents.rows.len(), thousands(parameters)))?;
+    let width = contents.rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
+    for row in &contents.rows {
+        ui.line(format!("  {:width$}  {:<5} {:?}", row.name, row.dtype, row.shape))?;
+    }
+    for (key, value) in &contents.settings {
+        let text = match value {
+            Value::String(text) => text.clone(),
+            other => format!("{other:#}"),
+        };
+        ui.line(format!("  {key} = {text}"))?;
+    }
+    let tensors: Vec<Value> = contents
+        .rows
+        .iter()
+        .map(|row| json!({"name": row.name, "dtype": row.dtype, "shape": row.shape}))
+        .collect();
+    ui.result(&json!({
+        "path": path.display().to_string(), "kind": kind.name(), "values": parameters, "tensors": tensors,
+        "settings": contents.settings.into_iter().collect::<serde_json::Map<_, _>>(),
+    }))?;
+    Ok(())
+}
+
+fn from_safetensors(path: &Path) -> Result<Contents> {
+    let file = safetensors::File::open(path).map_err(|e| e.kinded(Kind::Model))?;
+    let rows = file.entries().iter().map(|(name, entry)| Row {
+        name: name.clone(),
+        dtype: entry.dtype.to_string().to_lowercase(),
+        shape: entry.shape.clone(),
+    });
+    // Metadata values are strings; those that are JSON are shown as such.
+    let setting = |(key, text): (&String, &String)| {
+        (key.clone(), serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.clone())))
+    };
+    Ok(Contents { rows: rows.collect(), settings: file.metadata().iter().map(setting).collect() })
+}
+
+fn from_checkpoint(path: &Path) -> Result<Contents> {
+    let file = Checkpoint::open(path)?;
+    let rows = file.names().iter().filter_map(|name| {
+        let entry = file.entries().get(name)?;
+        let dtype = format!("{:?}", entry.kind).to_lowercase();
+        Some(Row { name: name.clone(), dtype, shape: entry.shape.clone() })
+    });
+    let mut settings: Vec<(String, Value)> = file
+        .scalars()
+        .iter()
+        .map(|(key, value)| {
+            let value = match value {
+                Scalar::Bool(b) => json!(b),
+                Scalar::Int(i) => json!(i),
+                Scalar::Float(x) => json!(x),
+                Scalar::Str(s) => json!(s),
+            };
+            (key.clone(), value)
+        })
+        .collect();
+    if !file.unknown().is_empty() {
+        settings.push(("not read (foreign classes)".to_owned(), json!(file.unknown())));
+    }
+    Ok(Contents { rows: rows.collect(), settings })
+}
+
+fn from_npz(path: &Path) -> Result<Contents> {
+    let mut file = Npz::open(path)?;
+    let mut rows = Vec::new();
+    for name in file.names().to_vec() {
+        let header = file.header(&name)?;
+        let shape = header.shape.iter().map(|n| *n as i64).collect();
+        rows.push(Row { name, dtype: format!("{:?}", header.dtype).to_lowercase(), shape });
+    }
+    Ok(Contents { rows, settings: Vec::new() })
+}
+
+/// 1234567 as 1 234 567.
+fn thousands(n: i64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 && c != '-' {
+            out.push(' ');
+        }
+        out.push(c);
+    }
+    out
+}

@@ -1,0 +1,245 @@
+//! Where samples go: PNG files with a manifest, one array file, or stdout.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tch::{Kind, Tensor};
+
+use super::args::{Format, SampleArgs};
+use crate::error::{Error, Result};
+use crate::io::npy::Dtype;
+use crate::io::picture::{Picture, quantize};
+use crate::io::{atomic, bytes, npz, png, safetensors, sheet};
+use crate::model::sampler::{Drawn, Job};
+
+/// Images on a contact sheet at most.
+const SHEET: usize = 1024;
+
+/// Takes finished batches.
+pub struct Output {
+    place: Place,
+    sheet: Option<(PathBuf, Vec<Tensor>)>,
+}
+
+enum Place {
+    Folder { root: PathBuf, subdirs: bool, manifest: File, manifest_path: PathBuf, text: Option<Value> },
+    Arrays { path: PathBuf, format: Format, images: Vec<Tensor>, classes: Vec<i64> },
+    Stdout { image: Option<Vec<u8>>, images: Vec<Tensor> },
+}
+
+/// The format that the flags ask for.
+pub fn format_of(args: &SampleArgs) -> Format {
+    args.format.unwrap_or_else(|| match args.out.extension().and_then(|e| e.to_str()) {
+        Some("npz") => Format::Npz,
+        Some("safetensors") => Format::Safetensors,
+        _ => Format::Png,
+    })
+}
+
+impl Output {
+    /// Prepares the place before any work is done. Gives the seeds that are finished already.
+    ///
+    /// # Errors
+    /// Where the place cannot be written, is not empty, or holds samples of other settings.
+    pub fn open(args: &SampleArgs, settings: &Value) -> Result<(Self, BTreeSet<u64>)> {
+        let sheet = args.grid_image.clone().map(|path| (path, Vec::new()));
+        if args.out == Path::new("-") {
+            if format_of(args) != Format::Png {
+                return Err(Error::usage("only PNG goes to stdout").at("--out -"));
+            }
+            return Ok((Output { place: Place::Stdout { image: None, images: Vec::new() }, sheet }, BTreeSet::new()));
+        }
+        let format = format_of(args);
+        if format != Format::Png {
+            if args.out.exists() && !args.overwrite {
+                return Err(Error::usage("file exists").at(args.out.display()).hint("--overwrite replaces it"));
+            }
+            if let Some(folder) = args.out.parent().filter(|f| !f.as_os_str().is_empty()) {
+                std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, &e))?;
+            }
+            let place = Place::Arrays { path: args.out.clone(), format, images: Vec::new(), classes: Vec::new() };
+            return Ok((Output { place, sheet }, BTreeSet::new()));
+        }
+        let (place, done) = open_folder(args, settings)?;
+        Ok((Output { place, sheet }, done))
+    }
+
+    /// Takes a batch.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn take(&mut self, jobs: &[Job], drawn: &Drawn, millis: f64) -> Result<()> {
+        let host = drawn.x.f_to_device(tch::Device::Cpu)?;
+        let bytes = quantize(&host)?;
+        if let Some((_, kept)) = &mut self.sheet {
+            kept.push(bytes.shallow_clone());
+        }
+        match &mut self.place {
+            Place::Arrays { format, images, classes, .. } => {
+                images.push(if *format == Format::Npz { bytes } else { host });
+                classes.extend(drawn.classes.iter().flatten());
+            }
+            Place::Stdout { image, images } => {
+                if jobs.len() == 1 && image.is_none() {
+                    let picture = Picture::from_tensor(&bytes.f_get(0)?)?;
+                    *image = Some(png::encode(&picture, &[])?);
+                }
+                images.push(bytes);
+            }
+            Place::Folder { root, subdirs, manifest, manifest_path, text } => {
+                for (i, job) in jobs.iter().enumerate() {
+                    let class = drawn.classes.as_ref().map(|c| c[i]);
+                    let name = if *subdirs {
+                        format!("{:06}/{:06}.png", job.seed - job.seed % 1000, job.seed)
+                    } else {
+                        format!("{:06}.png", job.seed)
+                    };
+                    let path = root.join(&name);
+                    if let Some(folder) = path.parent() {
+                        std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, &e))?;
+                    }
+                    let picture = Picture::from_tensor(&bytes.f_get(i as i64)?)?;
+                    let parameters = text.as_ref().map(|settings| {
+                        let mut own = settings.clone();
+                        own["seed"] = json!(job.seed);
+                        own["class"] = json!(class);
+                        own.to_string()
+                    });
+                    let chunks: Vec<(&str, &str)> =
+                        parameters.iter().map(|text| ("gen:parameters", text.as_str())).collect();
+                    let file = png::encode(&picture, &chunks)?;
+                    atomic::write_bytes(&path, &file)?;
+                    let line = json!({
+                        "seed": job.seed, "file": name, "class": class, "nfe": drawn.nfe,
+                        "sha256": hex(&Sha256::digest(&file)), "ms": (millis * 100.0).round() / 100.0,
+                    });
+                    manifest
+                        .write_all(format!("{line}\n").as_bytes())
+                        .map_err(|e| Error::write(manifest_path, &e))?;
+                }
+                manifest.flush().map_err(|e| Error::write(manifest_path, &e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what could only be written at the end; the bytes for stdout, if that is the place.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn finish(self, settings: &Value) -> Result<Option<Vec<u8>>> {
+        if let Some((path, images)) = self.sheet {
+            png::write(&path, &contact_sheet(&images)?, &[("gen:parameters", &settings.to_string())])?;
+        }
+        match self.place {
+            Place::Folder { .. } => Ok(None),
+            Place::Stdout { image: Some(image), images } if images.len() == 1 => Ok(Some(image)),
+            Place::Stdout { images, .. } => Ok(Some(png::encode(&contact_sheet(&images)?, &[])?)),
+            Place::Arrays { path, format, images, classes } => {
+                let all = Tensor::f_cat(&images, 0)?;
+                if format == Format::Npz {
+                    write_npz(&path, &all, &classes)?;
+                } else {
+                    let mut tensors = vec![("samples", all)];
+                    if !classes.is_empty() {
+                        tensors.push(("classes", Tensor::f_from_slice(&classes)?));
+                    }
+                    let metadata = BTreeMap::from([("gen:parameters".to_owned(), settings.to_string())]);
+                    safetensors::write(&path, tensors, &metadata)?;
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn contact_sheet(images: &[Tensor]) -> Result<Picture> {
+    let all = Tensor::f_cat(images, 0)?;
+    let n = all.size()[0].min(SHEET as i64);
+    sheet::contact_sheet(&all.f_narrow(0, 0, n)?, &sheet::Layout::default())
+}
+
+fn write_npz(path: &Path, images: &Tensor, classes: &[i64]) -> Result<()> {
+    let nhwc = images.f_permute([0, 2, 3, 1])?.f_contiguous()?;
+    let shape: Vec<usize> = nhwc.size().iter().map(|n| *n as usize).collect();
+    npz::write(path, |out| {
+        out.start("arr_0", Dtype::U8, &shape)?;
+        for i in 0..shape[0] {
+            out.data(&bytes::tensor_to_bytes(&nhwc.f_get(i as i64)?)?)?;
+        }
+        if !classes.is_empty() {
+            out.start("arr_1", Dtype::I64, &[classes.len()])?;
+            let labels = Tensor::f_from_slice(classes)?.f_to_kind(Kind::Int64)?;
+            out.data(&bytes::tensor_to_bytes(&labels)?)?;
+        }
+        Ok(())
+    })
+}
+
+/// Opens the output folder: it must be empty, or resumed with equal settings, or overwritten.
+fn open_folder(args: &SampleArgs, settings: &Value) -> Result<(Place, BTreeSet<u64>)> {
+    let root = &args.out;
+    std::fs::create_dir_all(root).map_err(|e| Error::write(root, &e))?;
+    let manifest_path = root.join("manifest.jsonl");
+    let config_path = root.join("sample.json");
+    let occupied =
+        std::fs::read_dir(root).map_err(|e| Error::read(root, &e))?.next().is_some();
+    let mut done = BTreeSet::new();
+    if occupied && args.resume {
+        if let Ok(text) = std::fs::read_to_string(&config_path) {
+            let old: Value = serde_json::from_str(&text)
+                .map_err(|e| Error::data("damaged file").at(config_path.display()).why(e.to_string()))?;
+            if let Some((key, was, is)) = first_difference(&old, settings) {
+                return Err(Error::usage(format!("`{key}` differs from that of the samples already there"))
+                    .at(root.display())
+                    .why(format!("it was {was}, now it is {is}"))
+                    .hint("write to another folder, or use --overwrite"));
+            }
+        }
+        done = finished(root, &manifest_path);
+    } else if occupied && !args.overwrite {
+        return Err(Error::usage("the output folder is not empty")
+            .at(root.display())
+            .hint("--resume goes on with it, --overwrite writes over it"));
+    } else if manifest_path.exists() {
+        std::fs::remove_file(&manifest_path).map_err(|e| Error::write(&manifest_path, &e))?;
+    }
+    atomic::write_bytes(&config_path, format!("{settings:#}\n").as_bytes())?;
+    let manifest = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&manifest_path)
+        .map_err(|e| Error::write(&manifest_path, &e))?;
+    let text = (!args.no_metadata).then(|| settings.clone());
+    Ok((Place::Folder { root: root.clone(), subdirs: args.subdirs, manifest, manifest_path, text }, done))
+}
+
+/// The first setting of two that differs.
+fn first_difference(old: &Value, new: &Value) -> Option<(String, Value, Value)> {
+    let (old, new) = (old.as_object()?, new.as_object()?);
+    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    keys.into_iter().find_map(|key| {
+        let value = |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or(Value::Null);
+        (value(old) != value(new)).then(|| (key.clone(), value(old), value(new)))
+    })
+}
+
+/// The seeds whose manifest line is whole and whose file is there.
+fn finished(root: &Path, manifest: &Path) -> BTreeSet<u64> {
+    let text = std::fs::read_to_string(manifest).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| {
+            let value: Value = serde_json::from_str(line).ok()?;
+            root.join(value["file"].as_str()?).exists().then(|| value["seed"].as_u64())?
+        })
+        .collect()
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

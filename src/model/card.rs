@@ -1,0 +1,94 @@
+//! The model card: everything that is needed to use a file of weights, kept in the file itself.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::io::safetensors;
+use crate::net::spec::NetSpec;
+use crate::objective::ObjectiveSpec;
+use crate::process::ProcessSpec;
+use crate::recipe::SampleSpec;
+
+/// The key of the card in a safetensors file's metadata.
+pub const KEY: &str = "gen";
+
+/// What a file of weights is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelCard {
+    /// Version of this form.
+    pub format: u32,
+    /// The network.
+    pub model: NetSpec,
+    /// What it was trained on.
+    pub process: ProcessSpec,
+    /// What it was trained for; says what its output means.
+    pub objective: ObjectiveSpec,
+    /// Shape of one sample.
+    pub shape: Vec<i64>,
+    /// Number of classes, 0 for none.
+    pub classes: i64,
+    /// Defaults of `gen sample`.
+    #[serde(default)]
+    pub sample: SampleSpec,
+    /// How it came about.
+    pub trained: Trained,
+}
+
+/// How weights came about.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Trained {
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Images seen.
+    pub images: u64,
+    /// Which average of the weights this is; none for the raw ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<String>,
+    /// Version of gen.
+    pub gen_version: String,
+}
+
+impl ModelCard {
+    /// The current version of this form.
+    pub const FORMAT: u32 = 1;
+
+    /// The metadata of a safetensors file with this card.
+    ///
+    /// # Errors
+    /// Where a value is not JSON (a non-finite number).
+    pub fn metadata(&self) -> Result<BTreeMap<String, String>> {
+        let text = serde_json::to_string(self).map_err(|e| Error::run("cannot write the model card").why(e.to_string()))?;
+        Ok([(KEY.to_owned(), text), ("format".to_owned(), "pt".to_owned())].into())
+    }
+
+    /// The card of an open file.
+    ///
+    /// # Errors
+    /// A model error where the file has none, or one of another version.
+    pub fn of(file: &safetensors::File) -> Result<Self> {
+        let place = file.path().display();
+        let text = file.metadata().get(KEY).ok_or_else(|| {
+            Error::model("no model card").at(place.to_string()).why("the metadata has no key `gen`").hint(
+                "only the tensors are here; a snapshot of `gen train` also says which network they belong to",
+            )
+        })?;
+        Self::parse(text, file.path())
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self> {
+        let bad = |why: String| Error::model("unreadable model card").at(path.display()).why(why);
+        let value: serde_json::Value = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
+        match value["format"].as_u64() {
+            Some(format) if format == u64::from(Self::FORMAT) => {}
+            Some(format) => {
+                return Err(bad(format!("it has format {format}, this gen reads {}", Self::FORMAT))
+                    .hint("use the release of gen that wrote the file, or a newer one"));
+            }
+            None => return Err(bad("it names no format".to_owned())),
+        }
+        serde_json::from_value(value).map_err(|e| bad(e.to_string()))
+    }
+}

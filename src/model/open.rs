@@ -1,0 +1,122 @@
+//! From a path to a model that can be sampled.
+
+use std::path::{Path, PathBuf};
+
+use tch::Device;
+
+use super::card::ModelCard;
+use super::kind::FileKind;
+use crate::denoiser::network::{Compute, NetDenoiser};
+use crate::error::{Error, Kind, Result};
+use crate::io::safetensors;
+use crate::net::Network;
+use crate::net::store::Store;
+use crate::torch::runtime::Dtype;
+
+/// How a model is opened.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    /// Which of a run's averages (`--weights`); the first if not given.
+    pub weights: Option<String>,
+    /// What the network computes in.
+    pub dtype: Dtype,
+    /// Keep images and convolution weights channels-last.
+    pub channels_last: bool,
+}
+
+/// A network with its weights.
+#[derive(Debug)]
+pub struct Opened {
+    /// What it is.
+    pub card: ModelCard,
+    /// The network; its tensors live in `store`.
+    pub net: Box<dyn Network>,
+    /// The weights.
+    pub store: Store,
+    /// The file they came from.
+    pub path: PathBuf,
+    /// How the network computes.
+    pub compute: Compute,
+}
+
+impl Opened {
+    /// The network as a model of its process.
+    ///
+    /// # Errors
+    /// Where its objective does not make it one (a classifier).
+    pub fn denoiser(self) -> Result<NetDenoiser> {
+        let precond = self.card.objective.precond(&self.card.process).ok_or_else(|| {
+            Error::model("not a model that can be sampled")
+                .at(self.path.display())
+                .why("it was trained as a classifier")
+        })?;
+        Ok(NetDenoiser::new(self.net, self.card.process.build()?, precond, self.compute))
+    }
+}
+
+/// Opens the model at `path` on `device`.
+///
+/// # Errors
+/// A model error where it is missing, of an unknown kind, or its tensors do not fit.
+pub fn open(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened> {
+    let file = match FileKind::of(path)? {
+        FileKind::Safetensors => path.to_path_buf(),
+        FileKind::Run => weights_of(path, options.weights.as_deref())?,
+        other => {
+            return Err(Error::model(format!("cannot run a {}", other.name()))
+                .at(path.display())
+                .hint("this release runs snapshots and run folders of `gen train`"));
+        }
+    };
+    open_snapshot(&file, options, device).map_err(|e| e.at(file.display()))
+}
+
+fn open_snapshot(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened> {
+    let file = safetensors::File::open(path).map_err(|e| e.kinded(Kind::Model))?;
+    let card = ModelCard::of(&file)?;
+    let store = Store::empty(device, options.dtype.storage());
+    let net = card.model.build(&store.root(), &card.shape, card.classes).map_err(|e| e.kinded(Kind::Model))?;
+    let tensors = file.tensors().map_err(|e| e.kinded(Kind::Model))?;
+    store.load(&tensors, &path.display().to_string())?;
+    store.set_requires_grad(false)?;
+    if options.channels_last {
+        store.channels_last()?;
+    }
+    let compute = Compute {
+        kind: options.dtype.storage(),
+        autocast: options.dtype.autocast(),
+        channels_last: options.channels_last,
+    };
+    Ok(Opened { card, net, store, path: path.to_path_buf(), compute })
+}
+
+/// The file of weights that a run or model folder stands for: `model.safetensors`, or the newest snapshot.
+///
+/// # Errors
+/// A model error where there is none.
+pub fn weights_of(folder: &Path, profile: Option<&str>) -> Result<PathBuf> {
+    let own = folder.join("model.safetensors");
+    if profile.is_none() && own.exists() {
+        return Ok(own);
+    }
+    let snapshots = folder.join("snapshots");
+    let entries = std::fs::read_dir(&snapshots)
+        .map_err(|e| Error::read(&snapshots, &e).kinded(Kind::Model).hint("no snapshot was written yet"))?;
+    let mut files: Vec<(String, PathBuf)> = entries
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let name = path.file_name()?.to_str()?.strip_suffix(".safetensors")?.to_owned();
+            Some((name, path))
+        })
+        .filter(|(name, _)| match (profile, name.split_once('-')) {
+            (None, None) => true,
+            (Some(wanted), Some((_, has))) => wanted == has,
+            _ => false,
+        })
+        .collect();
+    files.sort();
+    files.pop().map(|(_, path)| path).ok_or_else(|| {
+        let what = profile.map_or_else(String::new, |p| format!(" of `{p}`"));
+        Error::model(format!("no snapshot{what}")).at(snapshots.display())
+    })
+}
