@@ -1,1 +1,203 @@
 //! A network with its preconditioning and time units, as a model of a process.
+
+use tch::{Device, Kind, Tensor};
+
+use super::precond::{Precond, Scalings};
+use super::{Denoiser, Prediction};
+use crate::error::{Error, Result};
+use crate::net::store::channels_last;
+use crate::net::{Cond, Mode, Network};
+use crate::process::{At, Process};
+use crate::torch::shim::Autocast;
+
+/// In which dtype and memory format a network computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compute {
+    /// Dtype of its parameters: inputs are cast to it.
+    pub kind: Kind,
+    /// Autocast of its forward pass: bf16 or f16.
+    pub autocast: Option<Kind>,
+    /// Images are handed over channels-last (its weights should be so, too).
+    pub channels_last: bool,
+}
+
+impl Default for Compute {
+    fn default() -> Self {
+        Compute { kind: Kind::Float, autocast: None, channels_last: false }
+    }
+}
+
+impl Compute {
+    /// One call of `net`: `x` `[B, ...]` of any dtype, output in the dtype that the network returns.
+    ///
+    /// # Errors
+    /// Whatever the network fails with.
+    pub fn run(self, net: &dyn Network, x: &Tensor, t: &Tensor, cond: &Cond, mode: Mode) -> Result<Tensor> {
+        let mut x = x.f_to_kind(self.kind)?;
+        if self.channels_last && x.dim() == 4 {
+            x = channels_last(&x)?;
+        }
+        let t = t.f_to_kind(self.kind)?;
+        let cuda = matches!(x.device(), Device::Cuda(_));
+        let _guard = self.autocast.map(|kind| Autocast::to(kind, cuda)).transpose()?;
+        net.forward(&x, &t, cond, mode)
+    }
+}
+
+/// A network as a [`Denoiser`].
+#[derive(Debug)]
+pub struct NetDenoiser {
+    net: Box<dyn Network>,
+    process: Box<dyn Process>,
+    precond: Precond,
+    compute: Compute,
+}
+
+impl NetDenoiser {
+    /// `net`, trained on `process` within `precond`, run as `compute` says.
+    #[must_use]
+    pub fn new(net: Box<dyn Network>, process: Box<dyn Process>, precond: Precond, compute: Compute) -> Self {
+        NetDenoiser { net, process, precond, compute }
+    }
+
+    /// The network.
+    #[must_use]
+    pub fn net(&self) -> &dyn Network {
+        self.net.as_ref()
+    }
+
+    /// The scalings around the network.
+    #[must_use]
+    pub fn precond(&self) -> &Precond {
+        &self.precond
+    }
+}
+
+impl Denoiser for NetDenoiser {
+    fn prediction(&self) -> Prediction {
+        self.precond.prediction()
+    }
+
+    fn process(&self) -> &dyn Process {
+        self.process.as_ref()
+    }
+
+    fn predict(&self, x: &Tensor, at: &At, cond: &Cond) -> Result<Tensor> {
+        let batch = x.size().first().copied().unwrap_or(0);
+        let scalings: Vec<Scalings> = at.points().iter().map(|p| self.precond.at(p)).collect();
+        if scalings.len() != 1 && i64::try_from(scalings.len()) != Ok(batch) {
+            return Err(Error::run(format!("{} times for {batch} samples", scalings.len())));
+        }
+        let input = scaled(x, &scalings, |s| s.input)?;
+        let time = match scalings.as_slice() {
+            [one] => Tensor::f_full([batch], one.time, (Kind::Double, x.device()))?,
+            each => upload(each.iter().map(|s| s.time), x.device())?,
+        };
+        let out = self.compute.run(self.net.as_ref(), &input, &time, cond, Mode::Eval)?;
+        let out = scaled(&out.f_to_kind(x.kind())?, &scalings, |s| s.out)?;
+        if scalings.iter().all(|s| s.skip == 0.0) {
+            return Ok(out);
+        }
+        Ok(scaled(x, &scalings, |s| s.skip)?.f_add(&out)?)
+    }
+}
+
+/// `factor x` with one factor for all samples or one for each.
+#[allow(clippy::float_cmp)]
+fn scaled(x: &Tensor, scalings: &[Scalings], factor: impl Fn(&Scalings) -> f64) -> Result<Tensor> {
+    if scalings.iter().all(|s| factor(s) == 1.0) {
+        return Ok(x.shallow_clone());
+    }
+    if let [one] = scalings {
+        return Ok(x.f_mul_scalar(factor(one))?);
+    }
+    let factors = upload(scalings.iter().map(factor), x.device())?.f_to_kind(x.kind())?;
+    let mut shape = vec![1; x.dim()];
+    shape[0] = -1;
+    Ok(x.f_mul(&factors.f_view(shape.as_slice())?)?)
+}
+
+fn upload(values: impl Iterator<Item = f64>, device: Device) -> Result<Tensor> {
+    Ok(Tensor::f_from_slice(&values.collect::<Vec<f64>>())?.f_to_device(device)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::{Point, Span};
+    use crate::torch::shim::Generator;
+
+    /// `alpha = 1 - t, sigma = t`.
+    #[derive(Debug)]
+    struct Linear;
+
+    impl Process for Linear {
+        fn span(&self) -> Span {
+            Span { min: 0.01, max: 0.99 }
+        }
+        fn alpha(&self, t: f64) -> f64 {
+            1.0 - t
+        }
+        fn sigma(&self, t: f64) -> f64 {
+            t
+        }
+        fn dalpha(&self, _: f64) -> f64 {
+            -1.0
+        }
+        fn dsigma(&self, _: f64) -> f64 {
+            1.0
+        }
+        fn lambda(&self, t: f64) -> f64 {
+            ((1.0 - t) / t).ln()
+        }
+        fn t_of_lambda(&self, lambda: f64) -> Result<f64> {
+            Ok(1.0 / (1.0 + lambda.exp()))
+        }
+    }
+
+    /// Returns `x + t`, in f32 whatever it is given.
+    #[derive(Debug)]
+    struct AddTime;
+
+    impl Network for AddTime {
+        fn forward(&self, x: &Tensor, t: &Tensor, _: &Cond, _: Mode) -> Result<Tensor> {
+            assert_eq!((x.kind(), t.kind(), t.size()), (Kind::Float, Kind::Float, vec![x.size()[0]]));
+            Ok(x + t.reshape([-1, 1]))
+        }
+        fn sample_shape(&self) -> &[i64] {
+            &[3]
+        }
+    }
+
+    fn denoiser(precond: Precond) -> NetDenoiser {
+        NetDenoiser::new(Box::new(AddTime), Box::new(Linear), precond, Compute::default())
+    }
+
+    #[test]
+    fn one_time_for_all_equals_the_same_time_for_each() {
+        let x = Generator::new(1).unwrap().normal(&[4, 3], Kind::Double).unwrap();
+        for precond in [Precond::Edm { sigma_data: 0.5 }, Precond::Vp { beta_0: 0.1, beta_1: 20.0 }] {
+            let d = denoiser(precond);
+            let p = Point::new(&Linear, 0.4);
+            let all = d.predict(&x, &At::all(p), &Cond::default()).unwrap();
+            let each = d.predict(&x, &At::each(vec![p; 4]), &Cond::default()).unwrap();
+            assert_eq!(all.kind(), Kind::Double);
+            assert!((all - each).abs().max().double_value(&[]) < 1e-7);
+        }
+    }
+
+    #[test]
+    fn each_sample_has_its_own_time() {
+        let x = Generator::new(2).unwrap().normal(&[2, 3], Kind::Double).unwrap();
+        let d = denoiser(Precond::Edm { sigma_data: 0.5 });
+        let points = [0.2, 0.7].map(|t| Point::new(&Linear, t));
+        let y = d.predict(&x, &At::each(points.to_vec()), &Cond::default()).unwrap();
+        for (i, p) in points.iter().enumerate() {
+            let s = d.precond().at(p);
+            let xi = x.get(i as i64);
+            let want = &xi * s.skip + (&xi * s.input + s.time) * s.out;
+            assert!((y.get(i as i64) - want).abs().max().double_value(&[]) < 1e-6);
+        }
+        assert!(d.predict(&x, &At::each(vec![points[0]; 3]), &Cond::default()).is_err());
+    }
+}
