@@ -16,6 +16,9 @@ use ui::{Color, LogFormat, Ui};
 
 pub mod completions;
 pub mod doctor;
+pub mod inspect;
+pub mod sample;
+pub mod train;
 pub mod ui;
 
 /// Train, sample and evaluate generative models driven by stochastic dynamics.
@@ -94,6 +97,9 @@ impl Globals {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Train(Box<train::TrainArgs>),
+    Sample(Box<sample::SampleArgs>),
+    Inspect(inspect::InspectArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
@@ -145,10 +151,21 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 fn dispatch(cli: &Cli, ui: Ui) -> anyhow::Result<()> {
     match &cli.command {
+        Command::Train(args) => train::run(args, &cli.globals, ui),
+        Command::Sample(args) => sample::run(args, &cli.globals, ui),
+        Command::Inspect(args) => inspect::run(args, ui),
         Command::Doctor(args) => doctor::run(args, &cli.globals, ui),
         Command::Completions(args) => completions::completions(args, ui),
         Command::Man(args) => completions::man(args, ui),
     }
+}
+
+/// The largest resident memory of this process so far, in MiB.
+#[must_use]
+pub fn peak_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM"));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
 }
 
 /// The library's error within an application error, with the application's words before it.

@@ -7,16 +7,18 @@
 pub mod load;
 mod settings;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use toml::Table;
+use toml::{Table, Value};
 
 use crate::data::DataSpec;
 use crate::error::{Error, Result};
 use crate::net::spec::NetSpec;
 use crate::objective::ObjectiveSpec;
-use crate::optim::{EmaSpec, OptimSpec};
+use crate::optim::OptimSpec;
+use crate::optim::ema::EmaSpec;
 use crate::process::ProcessSpec;
 
 pub use settings::{SampleSpec, TrainSpec};
@@ -36,8 +38,8 @@ pub struct Recipe {
     pub train: TrainSpec,
     /// The optimiser.
     pub optim: OptimSpec,
-    /// Averages of the weights.
-    pub ema: EmaSpec,
+    /// Averages of the weights, by name. A table with a `type` is one average named `main`.
+    pub ema: BTreeMap<String, EmaSpec>,
     /// Defaults of sampling, used for the previews too.
     pub sample: SampleSpec,
 }
@@ -50,18 +52,40 @@ impl Recipe {
     /// # Errors
     /// A usage error where the file is missing, or a key is unknown, missing or of a wrong value.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
+        Self::load_with(path, overrides, None)
+    }
+
+    /// As [`Recipe::load`], with the data of the command line instead of the recipe's.
+    ///
+    /// # Errors
+    /// As [`Recipe::load`].
+    pub fn load_with(path: &Path, overrides: &[String], data: Option<&Path>) -> Result<Self> {
         let file = Self::file(path);
         let mut table = load::read_table(&file)?;
+        let mut given = false;
         for assignment in overrides {
             load::set(&mut table, assignment)?;
+            let key = assignment.split('=').next().unwrap_or_default().trim();
+            given |= key == "data.path";
+            // A length on the command line replaces the recipe's, in whichever unit that is.
+            let other = match key {
+                "train.steps" => "images",
+                "train.images" => "steps",
+                _ => continue,
+            };
+            if let Some(Value::Table(train)) = table.get_mut("train") {
+                train.remove(other);
+            }
         }
         let mut recipe = Self::from_table(table, &file.display().to_string())?;
-        // A path in a recipe is relative to the recipe, one given with --set to the current folder.
-        if let Some(path) = &mut recipe.data.path
+        if let Some(data) = data {
+            recipe.data.path = Some(data.to_path_buf());
+        } else if let Some(path) = &mut recipe.data.path
             && path.is_relative()
-            && !overrides.iter().any(|o| o.trim_start().starts_with("data.path"))
+            && !given
             && let Some(folder) = file.parent()
         {
+            // A path in a recipe is relative to the recipe.
             *path = tidy(&folder.join(&*path));
         }
         Ok(recipe)
@@ -90,7 +114,7 @@ impl Recipe {
             data: load::take(&mut table, "data", place)?,
             train: load::take(&mut table, "train", place)?,
             optim: load::take(&mut table, "optim", place)?,
-            ema: load::take(&mut table, "ema", place)?,
+            ema: emas(&mut table, place)?,
             sample: load::take(&mut table, "sample", place)?,
         };
         load::finish(&table, TABLES, place)?;
@@ -120,6 +144,34 @@ impl Recipe {
         self.train.total_steps()
     }
 }
+
+/// The averages: one profile (a table with a `type`, or no table at all), `type = "none"`, or one
+/// table for each profile.
+fn emas(recipe: &mut Table, place: &str) -> Result<BTreeMap<String, EmaSpec>> {
+    let mut table = match recipe.remove("ema") {
+        None => return Ok([(MAIN.to_owned(), EmaSpec::default())].into()),
+        Some(Value::Table(table)) => table,
+        Some(_) => return Err(Error::usage("`ema` is not a table").at(place)),
+    };
+    if table.get("type").and_then(Value::as_str) == Some("none") {
+        return Ok(BTreeMap::new());
+    }
+    if table.values().all(Value::is_table) && !table.is_empty() {
+        let names: Vec<String> = table.keys().cloned().collect();
+        return names
+            .into_iter()
+            .map(|name| {
+                let spec = load::take(&mut table, &name, place)?;
+                Ok((name, spec))
+            })
+            .collect();
+    }
+    let mut outer = Table::from_iter([("ema".to_owned(), Value::Table(table))]);
+    Ok([(MAIN.to_owned(), load::take(&mut outer, "ema", place)?)].into())
+}
+
+/// The name of an average that has none of its own.
+const MAIN: &str = "main";
 
 /// The path without `x/..` pairs.
 fn tidy(path: &Path) -> PathBuf {

@@ -107,10 +107,14 @@ impl TrainSpec {
         }
     }
 
-    /// Whether something with interval `every` is due after `step` steps.
+    /// The length of the run.
     #[must_use]
-    pub fn due(&self, every: Option<Count>, step: u64) -> bool {
-        every.is_some_and(|every| step.is_multiple_of(every.steps(self.batch).max(1)))
+    pub fn total(&self) -> Count {
+        match (self.steps, self.images) {
+            (Some(steps), _) => Count::Steps(steps),
+            (None, Some(images)) => images,
+            (None, None) => Count::Steps(0),
+        }
     }
 }
 

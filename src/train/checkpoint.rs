@@ -27,17 +27,12 @@ pub struct State {
     pub step: u64,
     /// Images seen; also the position in the data.
     pub images: u64,
-    /// Sum of the losses since the last log line.
-    pub loss_sum: f64,
-    /// Their number.
-    pub loss_count: u64,
-    /// Sum of the gradient norms since the last log line.
-    pub norm_sum: f64,
+    /// Sums since the last log line: the loss, the gradient norm, the parts of the loss.
+    pub sums: BTreeMap<String, f64>,
+    /// Number of terms of each sum.
+    pub terms: u64,
     /// Seconds spent training, over all sittings.
     pub seconds: f64,
-    /// Loss scale of f16, and steps since it last changed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scaler: Option<(f64, u64)>,
 }
 
 impl State {
@@ -51,11 +46,9 @@ impl State {
             format: Self::FORMAT,
             step: 0,
             images: 0,
-            loss_sum: 0.0,
-            loss_count: 0,
-            norm_sum: 0.0,
+            sums: BTreeMap::new(),
+            terms: 0,
             seconds: 0.0,
-            scaler: None,
         }
     }
 }
@@ -161,7 +154,8 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("00000007");
         let tensor = |x: f32| vec![("w".to_owned(), Tensor::from_slice(&[x]))];
-        let state = State { step: 7, loss_sum: 0.1 + 0.2, scaler: Some((65536.0, 3)), ..State::fresh() };
+        let sums = BTreeMap::from([("loss".to_owned(), 0.1 + 0.2)]);
+        let state = State { step: 7, sums, terms: 3, ..State::fresh() };
         let checkpoint = Checkpoint {
             model: tensor(1.0),
             emas: vec![("a".to_owned(), tensor(2.0))],

@@ -1,4 +1,9 @@
 //! The training loop, its run folder, checkpoints and logs.
 
+pub mod checkpoint;
 pub mod curve;
 pub mod folder;
+pub mod log;
+mod preview;
+mod sums;
+pub mod trainer;

@@ -1,0 +1,434 @@
+//! The training loop.
+//!
+//! Everything random in step s is keyed by (seed, s), and the position in the data is the number of
+//! images seen, so a run that is stopped and resumed repeats the uninterrupted one bit for bit on the
+//! CPU. Nothing is read back from the device between log lines.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tch::{Device, Kind, Tensor};
+
+use super::checkpoint::{Checkpoint, Saved, State};
+use super::folder::{RunFolder, same_past};
+use super::log::{Log, Record};
+use super::preview;
+use super::sums::Sums;
+use crate::data::Dataset;
+use crate::data::loader::{Loader, LoaderOptions};
+use crate::data::order::SplitMix64;
+use crate::denoiser::network::Compute;
+use crate::error::{Error, Result};
+use crate::io::{atomic, png};
+use crate::net::Network;
+use crate::net::store::{Store, channels_last};
+use crate::objective::{Batch, Objective};
+use crate::optim::ema::Ema;
+use crate::optim::scaler::Scaler;
+use crate::optim::spec::Schedule;
+use crate::optim::{Count, Optimizer, Progress, clip_grad_norm, found_inf};
+use crate::process::Process;
+use crate::recipe::Recipe;
+use crate::torch::interrupt;
+use crate::torch::runtime::Dtype;
+use crate::torch::shim::Autocast;
+
+/// Whether a run goes on from a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resume {
+    /// From the newest checkpoint of the run folder, if there is one.
+    Auto,
+    /// From the beginning; a folder with checkpoints is refused.
+    Never,
+    /// From this checkpoint folder.
+    From(PathBuf),
+}
+
+/// What happened, for those who watch.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A step was done.
+    Step(Progress),
+    /// A log line was written.
+    Logged(&'a Record),
+    /// A file or folder was written.
+    Wrote(&'a Path),
+}
+
+/// A run, ready to go on.
+#[derive(Debug)]
+pub struct Trainer {
+    recipe: Recipe,
+    folder: RunFolder,
+    device: Device,
+    shape: Vec<i64>,
+    classes: i64,
+    net: Box<dyn Network>,
+    store: Store,
+    emas: Vec<(String, Ema)>,
+    optimizer: Box<dyn Optimizer>,
+    scaler: Option<Scaler>,
+    objective: Box<dyn Objective>,
+    process: Box<dyn Process>,
+    loader: Loader,
+    sums: Sums,
+    log: Log,
+    at: Progress,
+    seconds: f64,
+    /// Where this sitting began.
+    started_at: Progress,
+}
+
+impl Trainer {
+    /// Builds the run of `recipe` on `data` in the folder `out`, or takes it up where it was left.
+    ///
+    /// # Errors
+    /// Where recipe, data and network do not fit, the folder holds a run of another recipe, or a file
+    /// cannot be read or written.
+    pub fn new(recipe: Recipe, data: Arc<dyn Dataset>, out: &Path, device: Device, resume: &Resume) -> Result<Self> {
+        let shape: Vec<i64> = data.shape().iter().map(|n| *n as i64).collect();
+        let classes = data.classes() as i64;
+        let precision = recipe.train.precision;
+        let store = Store::new(device, precision.storage(), recipe.train.seed);
+        let net = recipe.model.build(&store.root(), &shape, classes)?;
+        if recipe.train.channels_last {
+            store.channels_last()?;
+        }
+        let objective = recipe.objective.build()?;
+        let process = recipe.process.build()?;
+        let mut optimizer = recipe.optim.build(store.trainable())?;
+        let mut emas = recipe
+            .ema
+            .iter()
+            .map(|(name, spec)| Ok((name.clone(), Ema::new(*spec, store.named())?)))
+            .collect::<Result<Vec<_>>>()?;
+        let mut scaler = if precision == Dtype::F16 { Some(Scaler::new(device)?) } else { None };
+
+        let folder = RunFolder::create(out)?;
+        let mut state = State::fresh();
+        if let Some(path) = resume_path(&folder, &recipe, resume)? {
+            let saved = Saved::open(&path)?;
+            let place = path.display().to_string();
+            store.load(&saved.model()?, &place)?;
+            for (name, ema) in &mut emas {
+                ema.load(&saved.ema(name)?, &place)?;
+            }
+            let (own, scale) = split_scaler(saved.optimizer()?);
+            optimizer.load_state(&own, &place)?;
+            if let Some(scaler) = &mut scaler {
+                scaler.load_state(&scale, &place)?;
+            }
+            state = saved.state;
+        }
+        let at = Progress { step: state.step, images: state.images };
+        let loader = Loader::new(
+            data,
+            LoaderOptions {
+                batch: recipe.train.micro_batch() as usize,
+                seed: recipe.train.seed,
+                position: state.images,
+                device,
+                ..LoaderOptions::default()
+            },
+        )?;
+        atomic::write_bytes(&folder.recipe(), recipe.to_toml()?.as_bytes())?;
+        folder.write_env(&crate::torch::device::device_name(device), tch::get_num_threads())?;
+        let log = Log::open(&folder, state.step)?;
+        Ok(Trainer {
+            sums: Sums::resume(&state.sums, state.terms, device)?,
+            recipe,
+            folder,
+            device,
+            shape,
+            classes,
+            net,
+            store,
+            emas,
+            optimizer,
+            scaler,
+            objective,
+            process,
+            loader,
+            log,
+            at,
+            seconds: state.seconds,
+            started_at: at,
+        })
+    }
+
+    /// Number of trained parameters.
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        self.store.parameters()
+    }
+
+    /// How far the run has come.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.at
+    }
+
+    /// The run folder.
+    #[must_use]
+    pub fn folder(&self) -> &RunFolder {
+        &self.folder
+    }
+
+    /// Trains to the end of the recipe, or for `stop_after` steps, or until a signal. The state is saved
+    /// in every case; gives the newest snapshot.
+    ///
+    /// # Errors
+    /// Where the loss is not finite (the last checkpoint stays), something cannot be written, or a signal
+    /// asks to stop.
+    pub fn run(
+        &mut self,
+        stop_after: Option<u64>,
+        watch: &mut dyn FnMut(&Event<'_>) -> Result<()>,
+    ) -> Result<Option<PathBuf>> {
+        let total = self.recipe.total_steps();
+        let stop = stop_after.map_or(total, |n| total.min(self.at.step + n));
+        let mut interval = Instant::now();
+        let mut interval_images = self.at.images;
+        let mut sitting = Instant::now();
+        let mut saved_at = None;
+        while self.at.step < stop {
+            let before = self.at;
+            let lr = self.step()?;
+            let due = |every: Option<Count>| every.is_some_and(|every| every.due(before, self.at));
+            let spec = &self.recipe.train;
+            let (sample, snapshot, save) =
+                (due(spec.sample_every), due(spec.snapshot_every), due(spec.checkpoint_every));
+            if due(Some(spec.log_every)) {
+                let seconds = interval.elapsed().as_secs_f64();
+                let rate = (self.at.images - interval_images) as f64 / seconds.max(1e-9);
+                self.seconds += std::mem::replace(&mut sitting, Instant::now()).elapsed().as_secs_f64();
+                let record = self.write_log(lr, rate)?;
+                watch(&Event::Logged(&record))?;
+                (interval, interval_images) = (Instant::now(), self.at.images);
+            }
+            if sample {
+                self.draw_samples(watch)?;
+            }
+            if snapshot {
+                let _ = self.save_snapshots(watch)?;
+            }
+            let signal = interrupt::requested();
+            if save || signal.is_some() {
+                self.seconds += std::mem::replace(&mut sitting, Instant::now()).elapsed().as_secs_f64();
+                self.save(watch)?;
+                saved_at = Some(self.at.step);
+            }
+            if let Some(signal) = signal {
+                let why = format!("the state of step {} is saved; the same command goes on", self.at.step);
+                return Err(Error::new(crate::error::Kind::Interrupted(signal), "interrupted").why(why));
+            }
+            watch(&Event::Step(self.at))?;
+        }
+        self.seconds += sitting.elapsed().as_secs_f64();
+        if saved_at != Some(self.at.step) && self.at != self.started_at {
+            self.save(watch)?;
+        }
+        self.log.draw()?;
+        if self.at.step < total { Ok(None) } else { self.save_snapshots(watch).map(Some) }
+    }
+
+    /// One optimiser step; gives its learning rate.
+    fn step(&mut self) -> Result<f64> {
+        let spec = &self.recipe.train;
+        let lr = self.recipe.optim.lr_at(self.at, spec.total());
+        self.optimizer.zero_grad()?;
+        for micro in 0..spec.accumulate {
+            let mut keys = SplitMix64::new(mix(spec.seed, self.at.step, micro));
+            tch::manual_seed((keys.next_u64() >> 1) as i64);
+            let batch = self.batch(keys.next_u64())?;
+            let losses = {
+                let cuda = matches!(self.device, Device::Cuda(_));
+                let _autocast = spec.precision.autocast().map(|kind| Autocast::to(kind, cuda)).transpose()?;
+                self.objective.loss(self.net.as_ref(), self.process.as_ref(), &batch)?
+            };
+            let share = losses.total.f_mul_scalar(1.0 / spec.accumulate as f64)?;
+            match &self.scaler {
+                Some(scaler) => scaler.scaled(&share)?.f_backward()?,
+                None => share.f_backward()?,
+            }
+            self.sums.add("loss", &share)?;
+            for (name, value) in &losses.parts {
+                self.sums.add(name, &value.f_mul_scalar(1.0 / spec.accumulate as f64)?)?;
+            }
+        }
+        let grads = self.optimizer.grads();
+        if let Some(scaler) = &self.scaler {
+            scaler.unscale(&grads)?;
+        }
+        let norm = clip_grad_norm(&grads, self.recipe.optim.clip_norm())?;
+        // A step with a non-finite gradient changes nothing; the log shows what is wrong.
+        let bad = found_inf(&norm)?;
+        self.optimizer.step(lr, Some(&bad))?;
+        if let Some(scaler) = &mut self.scaler {
+            scaler.update(&bad)?;
+        }
+        for (_, ema) in &mut self.emas {
+            ema.update(self.at, spec.batch)?;
+        }
+        self.sums.add("grad_norm", &norm)?;
+        self.sums.next();
+        self.at = Progress { step: self.at.step + 1, images: self.at.images + spec.batch };
+        Ok(lr)
+    }
+
+    /// The next batch on the device, mirrored or augmented as the recipe says.
+    fn batch(&mut self, draw_seed: u64) -> Result<Batch> {
+        let loaded = self.loader.next_batch()?;
+        let _no_grad = tch::no_grad_guard();
+        let (mut x, augment) = preview::augment(&self.recipe, loaded.images)?;
+        if self.recipe.train.precision == Dtype::F64 {
+            x = x.f_to_kind(Kind::Double)?;
+        }
+        if self.recipe.train.channels_last {
+            x = channels_last(&x)?;
+        }
+        Ok(Batch { x, class: loaded.labels, augment, draw_seed })
+    }
+
+    fn write_log(&mut self, lr: f64, images_per_s: f64) -> Result<Record> {
+        let mut means = self.sums.take()?;
+        let loss = means.remove("loss").unwrap_or(f64::NAN);
+        let grad_norm = means.remove("grad_norm").unwrap_or(f64::NAN);
+        if !loss.is_finite() {
+            let last = self.folder.checkpoints()?.last().copied();
+            let hint = match last {
+                Some(step) => format!("checkpoint {step} is good; lower optim.lr or set optim.clip"),
+                None => "lower optim.lr or set optim.clip".to_owned(),
+            };
+            return Err(Error::non_finite("the loss", self.at.step).hint(hint));
+        }
+        let record = Record {
+            step: self.at.step,
+            images: self.at.images,
+            loss,
+            grad_norm,
+            lr,
+            images_per_s,
+            seconds: self.seconds,
+        };
+        let parts: Vec<(&str, f64)> = means.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        self.log.write(&record, &parts)?;
+        Ok(record)
+    }
+
+    fn draw_samples(&mut self, watch: &mut dyn FnMut(&Event<'_>) -> Result<()>) -> Result<()> {
+        let card = preview::card(&self.recipe, &self.shape, self.classes, self.at, self.emas.first());
+        let weights = self.emas.first().map_or_else(|| self.store.named(), |(_, ema)| ema.named());
+        let compute = self.compute();
+        let Some(picture) = preview::draw(&card, weights, compute, self.device, self.recipe.train.sample_count)?
+        else {
+            return Ok(());
+        };
+        let path = self.folder.samples(self.at.step);
+        png::write(&path, &picture, &[])?;
+        self.log.image(self.at.step, &picture)?;
+        self.log.draw()?;
+        watch(&Event::Wrote(&path))
+    }
+
+    fn compute(&self) -> Compute {
+        let precision = self.recipe.train.precision;
+        Compute {
+            kind: precision.storage(),
+            autocast: precision.autocast(),
+            channels_last: self.recipe.train.channels_last,
+        }
+    }
+
+    /// Writes every average of the weights as a model file; gives the first.
+    fn save_snapshots(&self, watch: &mut dyn FnMut(&Event<'_>) -> Result<()>) -> Result<PathBuf> {
+        let mut first = None;
+        if self.emas.is_empty() {
+            let card = preview::card(&self.recipe, &self.shape, self.classes, self.at, None);
+            let path = self.folder.snapshot(self.at.step, None);
+            crate::io::safetensors::write(&path, self.store.named(), &card.metadata()?)?;
+            watch(&Event::Wrote(&path))?;
+            first = Some(path);
+        }
+        for (i, profile) in self.emas.iter().enumerate() {
+            let card = preview::card(&self.recipe, &self.shape, self.classes, self.at, Some(profile));
+            let path = self.folder.snapshot(self.at.step, (i > 0).then_some(profile.0.as_str()));
+            crate::io::safetensors::write(&path, profile.1.named(), &card.metadata()?)?;
+            watch(&Event::Wrote(&path))?;
+            first.get_or_insert(path);
+        }
+        first.ok_or_else(|| Error::run("no weights to write"))
+    }
+
+    fn save(&self, watch: &mut dyn FnMut(&Event<'_>) -> Result<()>) -> Result<()> {
+        let (sums, terms) = self.sums.read()?;
+        if sums.values().any(|sum| !sum.is_finite()) {
+            return Err(Error::non_finite("the loss", self.at.step).hint("no checkpoint was written of it"));
+        }
+        let mut optimizer = self.optimizer.state();
+        if let Some(scaler) = &self.scaler {
+            optimizer.extend(scaler.state().into_iter().map(|(name, t)| (format!("{SCALER}{name}"), t)));
+        }
+        let checkpoint = Checkpoint {
+            model: self.store.named(),
+            emas: self.emas.iter().map(|(name, ema)| (name.clone(), ema.named())).collect(),
+            optimizer,
+            state: State {
+                format: State::FORMAT,
+                step: self.at.step,
+                images: self.at.images,
+                sums,
+                terms,
+                seconds: self.seconds,
+            },
+        };
+        let path = self.folder.checkpoint(self.at.step);
+        checkpoint.save(&path)?;
+        self.folder.prune(self.recipe.train.keep)?;
+        watch(&Event::Wrote(&path))
+    }
+}
+
+/// Prefix of the loss scaler's tensors in the optimiser's file.
+const SCALER: &str = "scaler.";
+
+fn split_scaler(state: BTreeMap<String, Tensor>) -> (BTreeMap<String, Tensor>, BTreeMap<String, Tensor>) {
+    let (scale, own): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        state.into_iter().partition(|(name, _)| name.starts_with(SCALER));
+    let scale = scale.into_iter().map(|(name, t)| (name[SCALER.len()..].to_owned(), t)).collect();
+    (own, scale)
+}
+
+/// A key for one part of one step.
+fn mix(seed: u64, step: u64, micro: u64) -> u64 {
+    let mut hash = SplitMix64::new(seed);
+    let a = hash.next_u64() ^ step;
+    let b = SplitMix64::new(a).next_u64() ^ micro;
+    SplitMix64::new(b).next_u64()
+}
+
+/// The checkpoint to go on from, after checking that the recipe would not have changed the past.
+fn resume_path(folder: &RunFolder, recipe: &Recipe, resume: &Resume) -> Result<Option<PathBuf>> {
+    let newest = folder.checkpoints()?.last().map(|step| folder.checkpoint(*step));
+    let path = match resume {
+        Resume::Auto => newest,
+        Resume::From(path) => Some(path.clone()),
+        Resume::Never => match newest {
+            Some(path) => {
+                return Err(Error::usage("the run folder holds a run already")
+                    .at(path.display())
+                    .hint("leave --resume out to go on with it, or use another --out"));
+            }
+            None => None,
+        },
+    };
+    let file = folder.recipe();
+    if path.is_some() && file.exists() {
+        let old = Recipe::load(&file, &[])?;
+        let knows_end = matches!(recipe.optim.schedule, Schedule::Cosine | Schedule::Linear);
+        same_past(&old.to_json()?, &recipe.to_json()?, knows_end)?;
+    }
+    Ok(path)
+}
