@@ -2,8 +2,19 @@
 
 use tch::Tensor;
 
+mod algebra;
+mod analytic;
+mod counted;
+mod guided;
 pub mod network;
 pub mod precond;
+mod threshold;
+
+pub use algebra::{DenoiserExt, convert};
+pub use analytic::Mixture;
+pub use counted::Counted;
+pub use guided::Guided;
+pub use threshold::{Threshold, ThresholdSpec, threshold};
 
 use crate::error::Result;
 use crate::net::Cond;

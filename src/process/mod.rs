@@ -11,6 +11,24 @@ use std::fmt::Debug;
 
 use crate::error::Result;
 
+mod combine;
+mod discrete;
+mod edm;
+mod flow;
+mod spec;
+mod subvp;
+mod ve;
+mod vp;
+
+pub use combine::{combine, scale};
+pub use discrete::{BetaSchedule, Discrete, alpha_bar};
+pub use edm::Edm;
+pub use flow::{Flow, TrigFlow};
+pub use spec::{ProcessName, ProcessSpec};
+pub use subvp::SubVp;
+pub use ve::Ve;
+pub use vp::Vp;
+
 /// The times on which a process is sampled: from `max` (noise) down to `min` (data).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Span {
@@ -18,6 +36,19 @@ pub struct Span {
     pub min: f64,
     /// Where sampling starts.
     pub max: f64,
+}
+
+/// What kind of process it is, as far as the choice of defaults (grids, start) is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// Signal and noise trade places and the process ends near N(0, I): VP, sub-VP, DDPM tables.
+    VariancePreserving,
+    /// The signal stays and the noise grows over it, in any time: VE.
+    VarianceExploding,
+    /// The signal stays and time is the noise level itself: EDM.
+    NoiseLevel,
+    /// The signal is gone altogether at the end: flows.
+    Flow,
 }
 
 /// A Gaussian process `x_t = alpha(t) x_0 + sigma(t) eps`.
@@ -39,6 +70,16 @@ pub trait Process: Debug + Send + Sync {
     /// # Errors
     /// Where no time of the process has this `lambda`.
     fn t_of_lambda(&self, lambda: f64) -> Result<f64>;
+    /// What kind of process it is.
+    fn family(&self) -> Family;
+    /// Standard deviation from which a sample at time `t` near the end is drawn: that of the noise,
+    /// or 1 where the process keeps the variance of unit data.
+    fn prior_std(&self, t: f64) -> f64 {
+        match self.family() {
+            Family::VariancePreserving => 1.0,
+            _ => self.sigma(t),
+        }
+    }
 }
 
 /// A process at one time.
@@ -71,6 +112,32 @@ impl Point {
         }
     }
 
+    /// The point of `process` with half log-SNR `lambda`.
+    ///
+    /// # Errors
+    /// Where no time of the process has this `lambda`.
+    pub fn at_lambda(process: &dyn Process, lambda: f64) -> Result<Self> {
+        Ok(Point::new(process, process.t_of_lambda(lambda)?))
+    }
+
+    /// Clean data, `x = x_0`: where a run ends that goes all the way. No model is asked here.
+    #[must_use]
+    pub fn clean() -> Self {
+        Point { t: 0.0, alpha: 1.0, sigma: 0.0, dalpha: 0.0, dsigma: 0.0, lambda: f64::INFINITY }
+    }
+
+    /// Whether there is no noise left.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.sigma == 0.0
+    }
+
+    /// Whether there is no signal left.
+    #[must_use]
+    pub fn is_pure_noise(&self) -> bool {
+        self.alpha == 0.0
+    }
+
     /// Noise-to-signal ratio `sigma/alpha = exp(-lambda)`, the noise level of EDM.
     #[must_use]
     pub fn rho(&self) -> f64 {
@@ -87,6 +154,18 @@ impl Point {
     #[must_use]
     pub fn g2(&self) -> f64 {
         2.0 * self.sigma * (self.dsigma - self.f() * self.sigma)
+    }
+
+    /// `alpha sigma' - alpha' sigma = -alpha sigma lambda'`, positive inside every process.
+    #[must_use]
+    pub fn det(&self) -> f64 {
+        self.alpha * self.dsigma - self.dalpha * self.sigma
+    }
+
+    /// Time derivative of `rho = sigma/alpha`.
+    #[must_use]
+    pub fn drho(&self) -> f64 {
+        self.det() / (self.alpha * self.alpha)
     }
 }
 
@@ -134,3 +213,6 @@ impl From<f64> for Coef {
         Coef(vec![value])
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,380 @@
+//! Time grids: from the start of a run to its end.
+//!
+//! With n steps, i = 0 ... n, from t_max to t_min:
+//!
+//! | grid | uniform in |
+//! |---|---|
+//! | uniform | t |
+//! | quadratic, power | `t^(1/p)`, p = 2 unless given (Zhang and Chen 2023, "DEIS") |
+//! | logsnr | `lambda = ln(alpha/sigma)` (Lu et al. 2022, "DPM-Solver") |
+//! | karras | `rho^(1/p)`, `rho = sigma/alpha`, p = 7 (Karras et al. 2022, equation 5) |
+//!
+//! or a list of times or noise levels. A run ends at t_min, or goes on to clean data in its last step.
+
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::process::{Family, Point, Process};
+
+/// The kinds of grids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum GridKind {
+    /// Uniform in time.
+    #[serde(alias = "time-uniform")]
+    #[value(alias = "time-uniform")]
+    Uniform,
+    /// Uniform in half log-SNR.
+    #[serde(alias = "log-snr", alias = "exponential", alias = "log")]
+    #[value(aliases = ["log-snr", "exponential", "log"])]
+    Logsnr,
+    /// Uniform in the square root of time.
+    #[serde(alias = "time-quadratic")]
+    #[value(alias = "time-quadratic")]
+    Quadratic,
+    /// Uniform in a root of time: `power`.
+    #[serde(alias = "t-power")]
+    #[value(alias = "t-power")]
+    Power,
+    /// Uniform in a root of the noise level: `rho`.
+    #[serde(alias = "edm", alias = "polynomial", alias = "rho-power")]
+    #[value(aliases = ["edm", "polynomial", "rho-power"])]
+    Karras,
+}
+
+/// Where a run ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Terminal {
+    /// At t_min.
+    TMin,
+    /// On clean data: one of the steps goes from t_min to no noise at all.
+    Zero,
+}
+
+/// In what the entries of a list are measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unit {
+    /// Times for flows, noise levels otherwise.
+    #[default]
+    Auto,
+    /// Times of the process.
+    T,
+    /// Noise levels `sigma/alpha`.
+    Sigma,
+}
+
+/// A grid given entry by entry, from noise to data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Explicit {
+    /// In what the entries are measured.
+    #[serde(default)]
+    pub unit: Unit,
+    /// The entries, strictly decreasing.
+    pub values: Vec<f64>,
+}
+
+/// A grid. What is not given has the default of the process and the solver.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GridSpec {
+    /// The kind of grid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<GridKind>,
+    /// Last time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub t_min: Option<f64>,
+    /// First time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub t_max: Option<f64>,
+    /// Last noise level `sigma/alpha`, instead of `t_min`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sigma_min: Option<f64>,
+    /// First noise level `sigma/alpha`, instead of `t_max`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sigma_max: Option<f64>,
+    /// Root of the noise level (karras): 7.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rho: Option<f64>,
+    /// Root of time (power): 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub power: Option<f64>,
+    /// Where the run ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<Terminal>,
+    /// All entries, instead of a kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explicit: Option<Explicit>,
+}
+
+impl From<GridKind> for GridSpec {
+    fn from(kind: GridKind) -> Self {
+        GridSpec { kind: Some(kind), ..GridSpec::default() }
+    }
+}
+
+impl FromStr for GridSpec {
+    type Err = Error;
+
+    /// A kind (`logsnr`, `power=3`, `karras=5`) or a list (`14.6,7.8,0`, `t:1,0.5,0`, `sigma:80,10,0`;
+    /// commas or white space between the entries).
+    fn from_str(text: &str) -> Result<Self> {
+        let text = text.trim();
+        let (name, parameter) =
+            text.split_once('=').map_or((text, None), |(n, p)| (n.trim(), Some(p.trim())));
+        if let Ok(kind) = GridKind::from_str(name, true) {
+            let mut spec = GridSpec::from(kind);
+            if let Some(parameter) = parameter {
+                let value = parameter.parse().map_err(|_| bad(format!("`{parameter}` is not a number")))?;
+                match kind {
+                    GridKind::Power => spec.power = Some(value),
+                    GridKind::Karras => spec.rho = Some(value),
+                    _ => return Err(bad(format!("{name} has no parameter"))),
+                }
+            }
+            return Ok(spec);
+        }
+        let (unit, list) = match text.split_once(':') {
+            Some(("t", list)) => (Unit::T, list),
+            Some(("sigma", list)) => (Unit::Sigma, list),
+            _ => (Unit::Auto, text),
+        };
+        let values = list
+            .split(|c: char| c == ',' || c.is_whitespace())
+            .filter(|entry| !entry.is_empty())
+            .map(|entry| {
+                entry.parse::<f64>().map_err(|_| {
+                    let kinds: Vec<String> = GridKind::value_variants()
+                        .iter()
+                        .filter_map(|k| k.to_possible_value().map(|v| v.get_name().to_owned()))
+                        .collect();
+                    bad(format!("`{entry}` is neither a kind of grid nor a number")).hint(format!(
+                        "kinds are {}; a list is numbers with commas between",
+                        kinds.join(", ")
+                    ))
+                })
+            })
+            .collect::<Result<Vec<f64>>>()?;
+        Ok(GridSpec { explicit: Some(Explicit { unit, values }), ..GridSpec::default() })
+    }
+}
+
+fn bad(why: impl Into<String>) -> Error {
+    Error::usage("bad grid").at("--grid").why(why)
+}
+
+/// The time at noise level `rho`.
+pub(super) fn t_of_rho(process: &dyn Process, rho: f64) -> Result<f64> {
+    // Where time is the noise level, no rounding by logarithms.
+    if process.family() == Family::NoiseLevel { Ok(rho) } else { process.t_of_lambda(-rho.ln()) }
+}
+
+/// A kind of grid with its parameter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Spacing {
+    pub kind: GridKind,
+    pub root: f64,
+}
+
+impl GridSpec {
+    /// The spacing: the kind asked for, or `default`.
+    pub(super) fn spacing(&self, default: GridKind) -> Result<Spacing> {
+        let kind = self.kind.unwrap_or(default);
+        let root = match kind {
+            GridKind::Quadratic => 2.0,
+            GridKind::Power => self.power.unwrap_or(2.0),
+            GridKind::Karras => self.rho.unwrap_or(7.0),
+            _ => 1.0,
+        };
+        if !(root > 0.0 && root.is_finite()) {
+            return Err(bad(format!("the root {root} is not a positive number")));
+        }
+        Ok(Spacing { kind, root })
+    }
+
+    /// First and last time of the run on `process`.
+    pub(super) fn range(&self, process: &dyn Process) -> Result<(f64, f64)> {
+        let span = process.span();
+        let end = |t: Option<f64>, sigma: Option<f64>, usual: f64, name: &str| match (t, sigma) {
+            (Some(_), Some(_)) => {
+                Err(bad(format!("t_{name} and sigma_{name} are both given")).hint("give one of them"))
+            }
+            (Some(t), None) => Ok(t),
+            (None, Some(sigma)) if sigma > 0.0 => t_of_rho(process, sigma),
+            (None, Some(sigma)) => Err(bad(format!("sigma_{name} = {sigma} is not positive"))),
+            (None, None) => Ok(usual),
+        };
+        let high = end(self.t_max, self.sigma_max, span.max, "max")?;
+        let low = end(self.t_min, self.sigma_min, span.min, "min")?;
+        if !(low >= 0.0 && high > low && high.is_finite()) {
+            return Err(bad(format!("a run from t = {high} to t = {low} does not go from noise to data")));
+        }
+        let (first, last) = (Point::new(process, high), Point::new(process, low));
+        if first.alpha < 0.0 || last.sigma < 0.0 || !first.sigma.is_finite() {
+            return Err(bad(format!(
+                "t = {high} is beyond the end of the process, which is at {}",
+                span.max
+            )));
+        }
+        Ok((high, low))
+    }
+
+    /// The points of a list.
+    pub(super) fn listed(explicit: &Explicit, process: &dyn Process) -> Result<Vec<Point>> {
+        let in_time = match explicit.unit {
+            Unit::Auto => process.family() == Family::Flow,
+            Unit::T => true,
+            Unit::Sigma => false,
+        };
+        let values = &explicit.values;
+        if values.len() < 2 {
+            return Err(bad("a list needs two entries at least"));
+        }
+        if let Some(pair) = values.windows(2).find(|p| !(p[0] > p[1] && p[1] >= 0.0 && p[0].is_finite())) {
+            return Err(bad(format!(
+                "{} is followed by {}, but entries must fall from noise to data",
+                pair[0], pair[1]
+            )));
+        }
+        values
+            .iter()
+            .map(|v| match (in_time, *v) {
+                (true, t) => point(process, t),
+                (false, 0.0) => Ok(Point::clean()),
+                (false, rho) => point(process, t_of_rho(process, rho)?),
+            })
+            .collect()
+    }
+}
+
+/// The point at `t`; clean data where there is no noise.
+pub(super) fn point(process: &dyn Process, t: f64) -> Result<Point> {
+    let point = Point::new(process, t);
+    if point.is_clean() {
+        return Ok(Point::clean());
+    }
+    if point.alpha >= 0.0 && point.sigma > 0.0 && point.sigma.is_finite() {
+        return Ok(point);
+    }
+    Err(bad(format!("t = {t} is outside the process, which ends at {}", process.span().max)))
+}
+
+impl Spacing {
+    /// `n + 1` times from `high` to `low`, both exact.
+    ///
+    /// # Errors
+    /// Where the quantity that is to be uniform is infinite at an end.
+    pub(super) fn between(&self, process: &dyn Process, high: f64, low: f64, n: usize) -> Result<Vec<f64>> {
+        let power = |x: f64| x.powf(1.0 / self.root);
+        let finite = |value: f64, t: f64, name: &str| {
+            if value.is_finite() {
+                return Ok(value);
+            }
+            let end = if t == high { "--t-max" } else { "--t-min" };
+            Err(bad(format!("{name} is infinite at t = {t}"))
+                .hint(format!("move the end with {end}, or use --grid uniform")))
+        };
+        let coordinate = |t: f64| match self.kind {
+            GridKind::Uniform => Ok(t),
+            GridKind::Quadratic | GridKind::Power => Ok(power(t)),
+            GridKind::Logsnr => finite(process.lambda(t), t, "the log-SNR"),
+            GridKind::Karras => finite(power(process.sigma(t) / process.alpha(t)), t, "the noise level"),
+        };
+        let time = |u: f64| match self.kind {
+            GridKind::Uniform => Ok(u),
+            GridKind::Quadratic | GridKind::Power => Ok(u.powf(self.root)),
+            GridKind::Logsnr => process.t_of_lambda(u),
+            GridKind::Karras => t_of_rho(process, u.powf(self.root)),
+        };
+        let (first, last) = (coordinate(high)?, coordinate(low)?);
+        (0..=n)
+            .map(|i| match i {
+                0 => Ok(high),
+                i if i == n => Ok(low),
+                i => time(first + (last - first) * i as f64 / n as f64),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::{Edm, Flow, Vp};
+
+    #[test]
+    fn the_edm_grid_has_its_known_values() {
+        let spacing = GridSpec::default().spacing(GridKind::Karras).unwrap();
+        let got = spacing.between(&Edm::default(), 80.0, 0.002, 17).unwrap();
+        let want = [
+            80.0, 57.58598, 40.78557, 28.37458, 19.35245, 12.91008, 8.400935, 5.315195, 3.256822, 1.923340,
+            1.088171, 0.5853481, 0.2964423, 0.1395165, 0.05994731, 0.02293452, 0.00752802, 0.002,
+        ];
+        assert_eq!(got.len(), 18);
+        assert!(got.iter().zip(want).all(|(a, b): (&f64, f64)| (a / b - 1.0).abs() < 1e-6), "{got:?}");
+    }
+
+    #[test]
+    fn grids_are_uniform_in_what_they_say() {
+        let vp = Vp::default();
+        let uniform = |f: &dyn Fn(f64) -> f64, grid: &[f64]| {
+            let u: Vec<f64> = grid.iter().map(|t| f(*t)).collect();
+            let step = (u[u.len() - 1] - u[0]) / (u.len() - 1) as f64;
+            u.windows(2).all(|w| ((w[1] - w[0]) / step - 1.0).abs() < 1e-9)
+        };
+        let grid = |text: &str| {
+            let spec: GridSpec = text.parse().unwrap();
+            spec.spacing(GridKind::Uniform).unwrap().between(&vp, 1.0, 1e-3, 9).unwrap()
+        };
+        assert!(uniform(&|t| t, &grid("uniform")));
+        assert!(uniform(&|t| vp.lambda(t), &grid("logsnr")));
+        assert!(uniform(&|t| t.sqrt(), &grid("quadratic")));
+        assert!(uniform(&|t| t.powf(1.0 / 3.0), &grid("t-power=3")));
+        assert!(uniform(&|t| (-vp.lambda(t) / 5.0).exp(), &grid("karras=5")));
+    }
+
+    #[test]
+    fn lists_are_read_in_their_unit() {
+        let spec: GridSpec = "14.6,7.8,0".parse().unwrap();
+        let points = GridSpec::listed(spec.explicit.as_ref().unwrap(), &Vp::default()).unwrap();
+        assert!((points[0].rho() - 14.6).abs() < 1e-10 && points[2].is_clean());
+        let points = GridSpec::listed(spec.explicit.as_ref().unwrap(), &Edm::default()).unwrap();
+        assert_eq!((points[0].t, points[1].sigma), (14.6, 7.8));
+        let spec: GridSpec = "t: 1 0.5\n0".parse().unwrap();
+        let points = GridSpec::listed(spec.explicit.as_ref().unwrap(), &Flow).unwrap();
+        assert_eq!((points[1].t, points.len()), (0.5, 3));
+        for text in ["1,2", "1", "5,-1", "t:2,0.5"] {
+            let spec: GridSpec = text.parse().unwrap();
+            assert!(GridSpec::listed(spec.explicit.as_ref().unwrap(), &Flow).is_err(), "{text}");
+        }
+        let error = "logsnrr".parse::<GridSpec>().unwrap_err();
+        assert!(error.hint_text().is_some_and(|h| h.contains("logsnr, quadratic")), "{error:?}");
+        assert!("uniform=2".parse::<GridSpec>().is_err());
+    }
+
+    #[test]
+    fn infinite_ends_are_refused_by_name() {
+        let spacing = Spacing { kind: GridKind::Logsnr, root: 1.0 };
+        let error = spacing.between(&Flow, 1.0, 1e-3, 5).unwrap_err();
+        assert!(error.hint_text().is_some_and(|h| h.contains("--t-max")));
+        let error = spacing.between(&Flow, 0.9, 0.0, 5).unwrap_err();
+        assert!(error.hint_text().is_some_and(|h| h.contains("--t-min")));
+    }
+
+    #[test]
+    fn ranges_are_checked() {
+        let range = |spec: GridSpec| spec.range(&Vp::default());
+        let both = GridSpec { t_min: Some(1e-3), sigma_min: Some(0.1), ..GridSpec::default() };
+        assert!(range(both).is_err());
+        assert!(range(GridSpec { t_min: Some(2.0), ..GridSpec::default() }).is_err());
+        assert!(range(GridSpec { sigma_max: Some(-1.0), ..GridSpec::default() }).is_err());
+        let (high, low) = range(GridSpec { sigma_max: Some(10.0), ..GridSpec::default() }).unwrap();
+        assert!((Point::new(&Vp::default(), high).rho() - 10.0).abs() < 1e-10 && low == 1e-3);
+        assert!(GridSpec { t_max: Some(1.5), ..GridSpec::default() }.range(&Flow).is_err());
+    }
+}

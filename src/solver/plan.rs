@@ -1,0 +1,431 @@
+//! From a solver, a grid and a budget to a run that is ready to go.
+
+use tch::Tensor;
+
+use super::deis::{Deis, Extrapolation};
+use super::dpm_adaptive::DpmAdaptive;
+use super::dpm_multistep::Multistep;
+use super::dpm_singlestep::{Singlestep, Stages, orders};
+use super::edm::EdmSampler;
+use super::em::EulerMaruyama;
+use super::euler::Euler;
+use super::exponential::is_inner;
+use super::grid::{Spacing, point};
+use super::rho_rk::RhoRk;
+use super::rk45::Rk45;
+use super::sde_dpm::SdeDpm;
+use super::unipc::UniPc;
+use super::{
+    Form, GridKind, GridSpec, LowerOrderFinal, Method, Progress, Run, Solver, SolverName, SolverSpec,
+    SolverType, Tableau, Terminal, Variant, ancestral::Ancestral, integrate,
+};
+use crate::denoiser::{Counted, Denoiser, Prediction, Threshold, ThresholdSpec};
+use crate::error::{Error, Result};
+use crate::net::Cond;
+use crate::noise::Noise;
+use crate::process::{Family, Point, Process};
+
+/// How long a run may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Budget {
+    /// The length of an explicit grid, or the solver's usual number of steps.
+    Auto,
+    /// Steps of the solver; for singlestep DPM solvers, model calls. A last call that only denoises
+    /// (`denoise`) comes on top.
+    Steps(usize),
+    /// As many steps as there are with at most so many model calls.
+    Nfe(usize),
+}
+
+/// A run that is ready to go.
+#[derive(Debug)]
+pub struct Plan {
+    solver: Box<dyn Solver>,
+    points: Vec<Point>,
+    prior_std: f64,
+    nfe: Option<u64>,
+    threshold: Option<ThresholdSpec>,
+}
+
+/// The result of a run.
+#[derive(Debug)]
+pub struct Solved {
+    /// The samples `[B, ...]`, in the dtype of the start.
+    pub x: Tensor,
+    /// Model calls.
+    pub nfe: u64,
+    /// Steps, or attempts of an adaptive solver.
+    pub steps: usize,
+}
+
+/// Plans the run of a solver on `process`.
+///
+/// # Errors
+/// Where a setting is out of range, does not belong to the solver, or cannot be combined with another.
+pub fn plan(spec: &SolverSpec, grid: &GridSpec, budget: Budget, process: &dyn Process) -> Result<Plan> {
+    spec.validate()?;
+    if spec.name.is_adaptive() {
+        return adaptive(spec, grid, process);
+    }
+    if let Some(explicit) = &grid.explicit {
+        let mut points = GridSpec::listed(explicit, process)?;
+        let ends_clean = points.last().is_some_and(Point::is_clean);
+        if (spec.denoise || grid.terminal == Some(Terminal::Zero)) && !ends_clean {
+            points.push(Point::clean());
+        }
+        if let Budget::Steps(steps) = budget
+            && steps != explicit.values.len() - 1
+        {
+            return Err(Error::usage("contradicting numbers of steps").at("--steps").why(format!(
+                "the grid has {} steps, but {steps} are asked for",
+                explicit.values.len() - 1
+            )));
+        }
+        return on_points(spec, points, None, process);
+    }
+    match budget {
+        Budget::Auto => with_steps(spec, grid, usual_steps(spec), process),
+        Budget::Steps(steps) => with_steps(spec, grid, steps, process),
+        Budget::Nfe(nfe) => {
+            let wanted = nfe as u64;
+            let mut least = None;
+            for steps in (1..=nfe).rev() {
+                // Some lengths may be refused (fewer steps than the order): the error of the longest says why.
+                let plan = match with_steps(spec, grid, steps, process) {
+                    Ok(plan) => plan,
+                    Err(error) if steps == nfe || least.is_none() => return Err(error),
+                    Err(_) => break,
+                };
+                least = plan.nfe;
+                if plan.nfe.is_some_and(|n| n <= wanted) {
+                    return Ok(plan);
+                }
+            }
+            Err(Error::usage(format!("{nfe} model calls are too few")).at("--nfe").why(format!(
+                "{} needs {} at least",
+                spec.name.as_str(),
+                least.unwrap_or(1)
+            )))
+        }
+    }
+}
+
+fn usual_steps(spec: &SolverSpec) -> usize {
+    match spec.name {
+        SolverName::EulerMaruyama | SolverName::Ddpm => 1000,
+        SolverName::Ddim | SolverName::Euler | SolverName::Heun => 50,
+        SolverName::Edm => 18,
+        SolverName::SdeDpmPp => 25,
+        _ => 20,
+    }
+}
+
+/// The grid a solver is usually run on.
+fn usual_grid(spec: &SolverSpec, process: &dyn Process) -> GridKind {
+    match (process.family(), spec.name) {
+        (Family::Flow, _) => GridKind::Uniform,
+        (Family::NoiseLevel, _) | (_, SolverName::Edm) => GridKind::Karras,
+        (_, SolverName::Dpm | SolverName::DpmPp | SolverName::SdeDpmPp | SolverName::Unipc) => {
+            GridKind::Logsnr
+        }
+        (_, SolverName::Deis) => match spec.variant() {
+            Variant::Tab => GridKind::Quadratic,
+            Variant::Rhoab | Variant::Rhork => GridKind::Karras,
+            Variant::Logrho => GridKind::Logsnr,
+        },
+        _ => GridKind::Uniform,
+    }
+}
+
+/// Where a run usually ends.
+fn usual_terminal(spec: &SolverSpec, process: &dyn Process) -> Terminal {
+    let reference_em = spec.name == SolverName::EulerMaruyama && spec.compat == super::Compat::Reference;
+    match (process.family(), spec.name) {
+        (Family::NoiseLevel, _) | (_, SolverName::Edm | SolverName::Ddpm) => Terminal::Zero,
+        _ if reference_em => Terminal::Zero,
+        _ => Terminal::TMin,
+    }
+}
+
+/// A run of `steps` steps on a grid of a kind.
+fn with_steps(spec: &SolverSpec, grid: &GridSpec, steps: usize, process: &dyn Process) -> Result<Plan> {
+    if steps == 0 {
+        return Err(Error::usage("a run needs one step at least").at("--steps"));
+    }
+    let spacing = grid.spacing(usual_grid(spec, process))?;
+    let (high, low) = grid.range(process)?;
+    let zero = grid.terminal.unwrap_or(usual_terminal(spec, process)) == Terminal::Zero;
+    // A process that has no noise at t_min ends there by itself.
+    let ends_clean = process.sigma(low) == 0.0;
+    // The step onto clean data is one of the steps, unless it is a denoising call on top.
+    let inside = if zero && !ends_clean { steps - 1 } else { steps };
+    let order = spec.order()?;
+    let is_dpm = matches!(spec.name, SolverName::Dpm | SolverName::DpmPp);
+    let mut chosen = None;
+    let mut times = match spec.method() {
+        _ if inside == 0 => vec![high],
+        Method::Multistep => {
+            let multistep = is_dpm || matches!(spec.name, SolverName::Unipc | SolverName::SdeDpmPp);
+            if multistep && steps < order {
+                return Err(Error::usage(format!("{steps} steps are too few"))
+                    .at("--steps")
+                    .why(format!("{} of order {order} needs {order} steps at least", spec.name.as_str())));
+            }
+            spacing.between(process, high, low, inside)?
+        }
+        Method::SinglestepFixed => {
+            if inside < order {
+                return Err(Error::usage(format!("{inside} model calls are too few"))
+                    .at("--steps")
+                    .why(format!("one step of order {order} makes {order} of them")));
+            }
+            let whole = inside / order;
+            chosen = Some(vec![order; whole]);
+            spacing.between(process, high, low, whole)?
+        }
+        Method::Singlestep => {
+            // Steps from pure noise and onto clean data are of first order: one call each.
+            let (first, last) = (process.alpha(high) == 0.0, ends_clean);
+            let ends = usize::from(first) + usize::from(last);
+            let mut list = vec![1; usize::from(first).min(inside)];
+            if inside > ends {
+                list.extend(orders(order, inside - ends));
+            }
+            if last && list.iter().sum::<usize>() < inside {
+                list.push(1);
+            }
+            let times = if spacing.kind == GridKind::Logsnr {
+                spacing.between(process, high, low, list.len())?
+            } else {
+                let fine = spacing.between(process, high, low, inside)?;
+                let mut at = 0;
+                std::iter::once(0)
+                    .chain(list.iter().map(|k| {
+                        at += k;
+                        at
+                    }))
+                    .map(|i| fine[i])
+                    .collect()
+            };
+            chosen = Some(list);
+            times
+        }
+    };
+    let clean = (zero || spec.denoise) && !ends_clean;
+    let mut points = times.drain(..).map(|t| point(process, t)).collect::<Result<Vec<_>>>()?;
+    if clean {
+        points.push(Point::clean());
+    }
+    on_points(spec, points, chosen.map(|list| (list, spacing)), process)
+}
+
+/// Inner nodes of the steps of a singlestep run.
+fn stages(
+    points: &[Point],
+    order: usize,
+    list: Option<(Vec<usize>, Spacing)>,
+    process: &dyn Process,
+) -> Result<Vec<Stages>> {
+    let usual = |order: usize| if order == 3 { (1.0 / 3.0, 2.0 / 3.0) } else { (0.5, 1.0) };
+    (points.windows(2).enumerate())
+        .map(|(i, pair)| {
+            let order = match &list {
+                Some((list, _)) => list.get(i).copied().unwrap_or(1),
+                None => order,
+            };
+            let spacing = list.as_ref().map(|(_, spacing)| *spacing);
+            let mut r = usual(order);
+            if let Some(spacing) = spacing
+                && spacing.kind != GridKind::Logsnr
+                && order > 1
+                && is_inner(&pair[0], &pair[1])
+            {
+                let h = pair[1].lambda - pair[0].lambda;
+                let inner = spacing.between(process, pair[0].t, pair[1].t, order)?;
+                let node = |k: usize| (process.lambda(inner[k]) - pair[0].lambda) / h;
+                r = (node(1), node(2));
+            }
+            Ok(Stages { order, r })
+        })
+        .collect()
+}
+
+/// A run on the points given.
+fn on_points(
+    spec: &SolverSpec,
+    points: Vec<Point>,
+    list: Option<(Vec<usize>, Spacing)>,
+    process: &dyn Process,
+) -> Result<Plan> {
+    let order = spec.order()?;
+    let steps = points.len() - 1;
+    let form = spec.form().unwrap_or(Form::Data);
+    let kind = spec.solver_type.unwrap_or(SolverType::Midpoint);
+    let lower_final = match (spec.lower_order_final, spec.name) {
+        (LowerOrderFinal::On, _) => true,
+        (LowerOrderFinal::Off, _) => false,
+        (LowerOrderFinal::Auto, SolverName::Unipc) => true,
+        (LowerOrderFinal::Auto, SolverName::Deis) => false,
+        (LowerOrderFinal::Auto, _) => steps < 10,
+    };
+    let compat = spec.compat;
+    let multistep =
+        |kind, order| Box::new(Multistep { form, kind, order, lower_final, compat, past: Vec::new() });
+    let solver: Box<dyn Solver> = match spec.name {
+        SolverName::Ddim => {
+            Box::new(Ancestral { eta: spec.eta.unwrap_or(0.0), variance: super::Variance::Small })
+        }
+        SolverName::Ddpm => Box::new(Ancestral { eta: 1.0, variance: spec.variance.unwrap_or_default() }),
+        SolverName::Euler => Box::new(Euler { order: 1, compat }),
+        SolverName::Heun => Box::new(Euler { order: 2, compat }),
+        SolverName::EulerMaruyama => Box::new(EulerMaruyama { eta: spec.eta.unwrap_or(1.0), compat }),
+        SolverName::Dpm | SolverName::DpmPp if spec.method() == Method::Multistep => multistep(kind, order),
+        SolverName::Dpm | SolverName::DpmPp => {
+            Box::new(Singlestep { form, kind, stages: stages(&points, order, list, process)? })
+        }
+        SolverName::SdeDpmPp => Box::new(SdeDpm { form, kind, order, lower_final, compat, past: Vec::new() }),
+        SolverName::Deis => match spec.variant() {
+            Variant::Tab => Box::new(Deis::new(Extrapolation::T, order)),
+            Variant::Rhoab => Box::new(Deis::new(Extrapolation::Rho, order)),
+            Variant::Logrho => multistep(SolverType::Heun, order),
+            Variant::Rhork => {
+                let tableau = spec.tableau.or(Tableau::of_order(order)).unwrap_or(Tableau::Kutta3);
+                Box::new(RhoRk(tableau))
+            }
+        },
+        SolverName::Ipndm => Box::new(Deis::new(Extrapolation::Equal, order - 1)),
+        SolverName::Unipc => Box::new(UniPc {
+            form,
+            kind: spec.solver_type.unwrap_or(SolverType::Bh2),
+            order,
+            lower_final,
+            corrector: spec.corrector.unwrap_or(true),
+            past: Vec::new(),
+            last: None,
+        }),
+        SolverName::Edm => Box::new(EdmSampler { order, churn: spec.churn.unwrap_or_default() }),
+        SolverName::Rk45 | SolverName::DpmAdaptive => {
+            return Err(Error::usage(format!("{} has no grid of its own", spec.name.as_str())).at("--grid"));
+        }
+    };
+    let nfe = (0..steps).map(|i| solver.calls(&points, i)).sum();
+    Ok(Plan {
+        prior_std: process.prior_std(points[0].t),
+        solver,
+        points,
+        nfe: Some(nfe),
+        threshold: spec.threshold,
+    })
+}
+
+/// A run that chooses its steps itself.
+fn adaptive(spec: &SolverSpec, grid: &GridSpec, process: &dyn Process) -> Result<Plan> {
+    if grid.kind.is_some() || grid.explicit.is_some() {
+        return Err(Error::usage(format!("{} chooses its own grid", spec.name.as_str()))
+            .at("--grid")
+            .hint("give only the ends, with --t-min and --t-max"));
+    }
+    let (high, mut low) = grid.range(process)?;
+    let zero = grid.terminal == Some(Terminal::Zero) || spec.denoise;
+    let mut clean = zero;
+    let order = spec.order()?;
+    let (control, form) = (spec.control, spec.form().unwrap_or(Form::Noise));
+    let solver: Box<dyn Solver> = if spec.name == SolverName::Rk45 {
+        if process.sigma(low) == 0.0 {
+            // The velocity of most predictions is 0/0 without noise: stop just before, then denoise.
+            low = high * 1e-5;
+            clean = true;
+        }
+        let (rtol, atol) = (spec.rtol.unwrap_or(1e-5), spec.atol.unwrap_or(1e-5));
+        Box::new(Rk45 { rtol, atol, control, state: None })
+    } else {
+        // Refuses ends where the half log-SNR is infinite.
+        Spacing { kind: GridKind::Logsnr, root: 1.0 }.between(process, high, low, 1)?;
+        let (rtol, atol) = (spec.rtol.unwrap_or(0.05), spec.atol.unwrap_or(0.0078));
+        let kind = spec.solver_type.unwrap_or(SolverType::Midpoint);
+        Box::new(DpmAdaptive { form, kind, order, rtol, atol, control, state: None })
+    };
+    let mut points = vec![point(process, high)?, point(process, low)?];
+    if clean {
+        points.push(Point::clean());
+    }
+    Ok(Plan { prior_std: process.prior_std(high), solver, points, nfe: None, threshold: spec.threshold })
+}
+
+/// Half log-SNR at which a model of the noise is first asked, where a run starts from pure noise: there
+/// the noise is all it sees, and tells nothing about the data.
+const NOISE_MODEL_START: f64 = -7.0;
+
+impl Plan {
+    /// Model calls for one run; none for adaptive solvers.
+    #[must_use]
+    pub fn nfe(&self) -> Option<u64> {
+        self.nfe
+    }
+
+    /// The grid; for adaptive solvers its ends.
+    #[must_use]
+    pub fn points(&self) -> &[Point] {
+        &self.points
+    }
+
+    /// Where the run starts.
+    #[must_use]
+    pub fn start_point(&self) -> Point {
+        self.points[0]
+    }
+
+    /// Standard deviation of the state from which the run starts: it is this times a unit normal.
+    #[must_use]
+    pub fn start_std(&self) -> f64 {
+        self.prior_std
+    }
+
+    /// Whether noise is drawn on the way.
+    #[must_use]
+    pub fn stochastic(&self) -> bool {
+        self.solver.stochastic()
+    }
+
+    /// Runs `model` from the state `x` `[B, ...]` at [`Plan::start_point`], in the dtype of `x`, without
+    /// gradients. `watch` is called after every step and stops the run by an error.
+    ///
+    /// # Errors
+    /// Where the model fails or belongs to another process, `watch` says so, or the result is not finite.
+    pub fn run(
+        &mut self,
+        model: &dyn Denoiser,
+        cond: &Cond,
+        x: Tensor,
+        noise: &mut dyn Noise,
+        watch: &mut dyn FnMut(&Progress<'_>) -> Result<()>,
+    ) -> Result<Solved> {
+        let _no_grad = tch::no_grad_guard();
+        let threshold = self.threshold.map(|spec| Threshold::new(model, spec));
+        let seen: &dyn Denoiser = threshold.as_ref().map_or(model, |t| t);
+        let counted = Counted::new(seen);
+        let mut points = self.points.clone();
+        let process = model.process();
+        let there = Point::new(process, points[0].t);
+        if (there.alpha - points[0].alpha).abs() + (there.sigma - points[0].sigma).abs()
+            > 1e-9 * (1.0 + there.sigma)
+        {
+            return Err(Error::usage("the run was planned for another process than the model's"));
+        }
+        let of_noise = matches!(model.prediction(), Prediction::Eps | Prediction::Score);
+        if of_noise && points[0].is_pure_noise() {
+            points[0] = Point::at_lambda(process, NOISE_MODEL_START)?;
+        }
+        let mut run = Run { model: &counted, cond, noise, points: &points };
+        let mut steps = 0;
+        let x = integrate(self.solver.as_mut(), &mut run, x, &mut |progress| {
+            steps = progress.step;
+            watch(progress)
+        })?;
+        if !bool::try_from(&x.f_isfinite()?.f_all()?.f_to_device(tch::Device::Cpu)?)? {
+            return Err(Error::non_finite("the sample", steps as u64)
+                .hint("use more steps, a lower order or guidance weight, or a higher precision"));
+        }
+        Ok(Solved { x, nfe: counted.calls(), steps })
+    }
+}

@@ -1,0 +1,447 @@
+//! Solvers by name, and their settings, as recipes and command lines give them.
+
+use serde::{Deserialize, Serialize};
+
+use super::Tableau;
+use crate::denoiser::ThresholdSpec;
+use crate::error::{Error, Result};
+
+/// The names of the solvers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum SolverName {
+    /// DDIM, with `eta` of the noise of DDPM.
+    Ddim,
+    /// Euler on the probability-flow ODE.
+    Euler,
+    /// Heun on the probability-flow ODE.
+    Heun,
+    /// Euler-Maruyama on the reverse SDE.
+    #[serde(alias = "em")]
+    #[value(alias = "em")]
+    EulerMaruyama,
+    /// DDPM's ancestral sampling.
+    #[serde(alias = "ancestral")]
+    #[value(alias = "ancestral")]
+    Ddpm,
+    /// DPM-Solver: noise prediction; singlestep, order 3.
+    #[serde(alias = "dpm-solver")]
+    #[value(alias = "dpm-solver")]
+    Dpm,
+    /// DPM-Solver++: data prediction; multistep, order 2.
+    #[serde(rename = "dpm++", alias = "dpmpp")]
+    #[value(name = "dpm++", alias = "dpmpp")]
+    DpmPp,
+    /// SDE-DPM-Solver++: stochastic multistep; data form, order 2.
+    #[serde(rename = "sde-dpm++", alias = "sde-dpmpp")]
+    #[value(name = "sde-dpm++", alias = "sde-dpmpp")]
+    SdeDpmPp,
+    /// DEIS: exponential Adams-Bashforth and Runge-Kutta methods.
+    Deis,
+    /// iPNDM: Adams-Bashforth weights of equal steps.
+    Ipndm,
+    /// UniPC: predictor and corrector.
+    Unipc,
+    /// EDM's Heun sampler with churn.
+    #[serde(alias = "edm-heun")]
+    #[value(alias = "edm-heun")]
+    Edm,
+    /// Dormand-Prince 5(4) with adaptive steps.
+    #[serde(alias = "dopri5")]
+    #[value(alias = "dopri5")]
+    Rk45,
+    /// DPM-Solver-12 or -23 with adaptive steps.
+    DpmAdaptive,
+}
+
+impl SolverName {
+    /// The name on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SolverName::Ddim => "ddim",
+            SolverName::Euler => "euler",
+            SolverName::Heun => "heun",
+            SolverName::EulerMaruyama => "euler-maruyama",
+            SolverName::Ddpm => "ddpm",
+            SolverName::Dpm => "dpm",
+            SolverName::DpmPp => "dpm++",
+            SolverName::SdeDpmPp => "sde-dpm++",
+            SolverName::Deis => "deis",
+            SolverName::Ipndm => "ipndm",
+            SolverName::Unipc => "unipc",
+            SolverName::Edm => "edm",
+            SolverName::Rk45 => "rk45",
+            SolverName::DpmAdaptive => "dpm-adaptive",
+        }
+    }
+
+    /// Whether it chooses its steps itself.
+    #[must_use]
+    pub fn is_adaptive(self) -> bool {
+        matches!(self, SolverName::Rk45 | SolverName::DpmAdaptive)
+    }
+}
+
+/// What a DPM-type solver works with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// The predicted noise.
+    Noise,
+    /// The predicted clean data.
+    Data,
+}
+
+/// How a DPM solver reaches its order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// Inner nodes in every step; `steps` is the number of model calls, spent to the last one.
+    Singlestep,
+    /// As singlestep, all steps of the same order: `steps / order` of them.
+    SinglestepFixed,
+    /// One call a step, earlier predictions reused.
+    Multistep,
+}
+
+/// Which of a solver's second-order coefficients are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum SolverType {
+    /// DPM solvers: half the weight of the prediction.
+    #[serde(alias = "dpmsolver")]
+    #[value(alias = "dpmsolver")]
+    Midpoint,
+    /// DPM solvers: the exact integral of a linear prediction.
+    #[serde(alias = "taylor")]
+    #[value(alias = "taylor")]
+    Heun,
+    /// UniPC: `B(h) = h`.
+    Bh1,
+    /// UniPC: `B(h) = e^h - 1`.
+    Bh2,
+}
+
+/// The members of the DEIS family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Variant {
+    /// Adams-Bashforth, polynomial in t.
+    Tab,
+    /// Adams-Bashforth, polynomial in rho.
+    Rhoab,
+    /// Runge-Kutta in rho.
+    Rhork,
+    /// Adams-Bashforth, polynomial in ln rho: the noise-form multistep DPM solver.
+    Logrho,
+}
+
+/// Variance of the noise in DDPM's ancestral sampling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Variance {
+    /// That of the posterior: right for data that is a point.
+    #[default]
+    Small,
+    /// That of the forward step: right for data that is N(0, I).
+    Large,
+}
+
+/// Whether multistep solvers lower their order in the last steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LowerOrderFinal {
+    /// UniPC: always; the others: in runs of fewer than 10 steps.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// Whether known defects of published code are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compat {
+    /// What the mathematics says.
+    #[default]
+    None,
+    /// What the published code computes.
+    Reference,
+}
+
+/// How adaptive solvers control the error of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Control {
+    /// Every sample by itself: results do not depend on the batch.
+    #[default]
+    Sample,
+    /// One step size for the batch, as the published code has it.
+    Batch,
+}
+
+/// The noise that EDM's sampler puts back in (Karras et al. 2022, algorithm 2).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Churn {
+    /// Amount, over the whole run.
+    pub s_churn: f64,
+    /// Lowest noise level with churn.
+    pub s_min: f64,
+    /// Highest noise level with churn.
+    pub s_max: f64,
+    /// Factor of the noise put in.
+    pub s_noise: f64,
+}
+
+impl Default for Churn {
+    fn default() -> Self {
+        Churn { s_churn: 0.0, s_min: 0.0, s_max: f64::MAX, s_noise: 1.0 }
+    }
+}
+
+/// A solver and its settings. What is not given has the solver's own default; what a solver does not
+/// have must not be given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SolverSpec {
+    /// Which solver.
+    pub name: SolverName,
+    /// Its order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<usize>,
+    /// Singlestep or multistep (dpm, dpm++).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+    /// Second-order coefficients (dpm, dpm++, sde-dpm++, dpm-adaptive) or B(h) (unipc).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub solver_type: Option<SolverType>,
+    /// Noise or data form (sde-dpm++, unipc, dpm-adaptive).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub form: Option<Form>,
+    /// Member of the family (deis).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<Variant>,
+    /// Runge-Kutta tableau (deis, variant rhork).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tableau: Option<Tableau>,
+    /// Share of the noise (ddim: default 0; euler-maruyama: default 1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta: Option<f64>,
+    /// Variance of the noise (ddpm).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variance: Option<Variance>,
+    /// Noise put back in (edm).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub churn: Option<Churn>,
+    /// Whether predicted points are corrected (unipc; default yes).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrector: Option<bool>,
+    /// Lower order in the last steps (dpm and dpm++ multistep, sde-dpm++, unipc, deis logrho).
+    #[serde(default)]
+    pub lower_order_final: LowerOrderFinal,
+    /// Keep known defects of published code (euler, heun, euler-maruyama, dpm, dpm++, sde-dpm++).
+    #[serde(default)]
+    pub compat: Compat,
+    /// Relative tolerance (rk45: 1e-5; dpm-adaptive: 0.05).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtol: Option<f64>,
+    /// Absolute tolerance (rk45: 1e-5; dpm-adaptive: 0.0078).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub atol: Option<f64>,
+    /// Error control of the batch (rk45, dpm-adaptive).
+    #[serde(default)]
+    pub control: Control,
+    /// Threshold of the predicted clean data (solvers that do not work with the noise).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<ThresholdSpec>,
+    /// One more call at the end that returns the predicted clean data.
+    #[serde(default)]
+    pub denoise: bool,
+}
+
+impl SolverSpec {
+    /// The solver `name` with its defaults.
+    #[must_use]
+    pub fn new(name: SolverName) -> Self {
+        SolverSpec {
+            name,
+            order: None,
+            method: None,
+            solver_type: None,
+            form: None,
+            variant: None,
+            tableau: None,
+            eta: None,
+            variance: None,
+            churn: None,
+            corrector: None,
+            lower_order_final: LowerOrderFinal::Auto,
+            compat: Compat::None,
+            rtol: None,
+            atol: None,
+            control: Control::Sample,
+            threshold: None,
+            denoise: false,
+        }
+    }
+
+    /// Noise or data form, where the solver has one.
+    pub(super) fn form(&self) -> Option<Form> {
+        match self.name {
+            SolverName::Dpm | SolverName::Deis | SolverName::Ipndm => Some(Form::Noise),
+            SolverName::DpmPp => Some(Form::Data),
+            SolverName::SdeDpmPp | SolverName::Unipc => Some(self.form.unwrap_or(Form::Data)),
+            SolverName::DpmAdaptive => Some(self.form.unwrap_or(Form::Noise)),
+            _ => None,
+        }
+    }
+
+    /// Singlestep or multistep, for the DPM solvers.
+    pub(super) fn method(&self) -> Method {
+        self.method.unwrap_or(if self.name == SolverName::Dpm {
+            Method::Singlestep
+        } else {
+            Method::Multistep
+        })
+    }
+
+    /// The member of the DEIS family.
+    pub(super) fn variant(&self) -> Variant {
+        self.variant.unwrap_or(if self.tableau.is_some() { Variant::Rhork } else { Variant::Tab })
+    }
+
+    /// The order, checked.
+    pub(super) fn order(&self) -> Result<usize> {
+        let (range, default) = match self.name {
+            SolverName::Dpm => (1..=3, 3),
+            SolverName::DpmPp => (1..=3, 2),
+            SolverName::SdeDpmPp if self.form() == Some(Form::Noise) => (1..=2, 2),
+            SolverName::SdeDpmPp => (1..=3, 2),
+            SolverName::Unipc => (1..=3, 3),
+            SolverName::Edm => (1..=2, 2),
+            SolverName::DpmAdaptive => (2..=3, 3),
+            SolverName::Ipndm => (1..=4, 4),
+            SolverName::Deis => match self.variant() {
+                Variant::Tab | Variant::Rhoab => (0..=3, 3),
+                Variant::Logrho => (1..=3, 3),
+                Variant::Rhork => (1..=4, self.tableau.map_or(3, Tableau::order)),
+            },
+            SolverName::Heun => (2..=2, 2),
+            SolverName::Rk45 => (5..=5, 5),
+            _ => (1..=1, 1),
+        };
+        let order = self.order.unwrap_or(default);
+        if !range.contains(&order) {
+            let what = match self.name {
+                SolverName::Deis => format!("deis {}", serde_name(&self.variant())),
+                SolverName::SdeDpmPp => "sde-dpm++ in this form".to_owned(),
+                name => name.as_str().to_owned(),
+            };
+            let allowed: Vec<String> = range.map(|o| o.to_string()).collect();
+            return Err(Error::usage(format!("order {order} is not defined"))
+                .at("--order")
+                .why(format!("{what} has the orders {}", allowed.join(", "))));
+        }
+        if let Some(tableau) = self.tableau
+            && tableau.order() != order
+        {
+            return Err(Error::usage("contradicting orders").at("--order").why(format!(
+                "the tableau {} has order {}",
+                serde_name(&tableau),
+                tableau.order()
+            )));
+        }
+        Ok(order)
+    }
+
+    /// Checks that every setting given is one the solver has, and is in its range.
+    pub(super) fn validate(&self) -> Result<()> {
+        use SolverName::{
+            Ddim, Ddpm, Deis, Dpm, DpmAdaptive, DpmPp, Edm, Euler, EulerMaruyama, Heun, Rk45, SdeDpmPp, Unipc,
+        };
+        let multistep = [Dpm, DpmPp, SdeDpmPp, Unipc, Deis];
+        let given: [(&str, bool, &[SolverName]); 13] = [
+            ("method", self.method.is_some(), &[Dpm, DpmPp]),
+            ("solver-type", self.solver_type.is_some(), &[Dpm, DpmPp, SdeDpmPp, Unipc, DpmAdaptive]),
+            ("form", self.form.is_some(), &[SdeDpmPp, Unipc, DpmAdaptive]),
+            ("variant", self.variant.is_some(), &[Deis]),
+            ("tableau", self.tableau.is_some(), &[Deis]),
+            ("eta", self.eta.is_some(), &[Ddim, EulerMaruyama]),
+            ("variance", self.variance.is_some(), &[Ddpm]),
+            ("churn", self.churn.is_some(), &[Edm]),
+            ("corrector", self.corrector.is_some(), &[Unipc]),
+            ("lower-order-final", self.lower_order_final != LowerOrderFinal::Auto, &multistep),
+            (
+                "compat",
+                self.compat != Compat::None,
+                &[Euler, Heun, EulerMaruyama, Dpm, DpmPp, SdeDpmPp, Deis],
+            ),
+            ("rtol and atol", self.rtol.is_some() || self.atol.is_some(), &[Rk45, DpmAdaptive]),
+            ("control", self.control != Control::Sample, &[Rk45, DpmAdaptive]),
+        ];
+        for (setting, is_given, names) in given {
+            if is_given && !names.contains(&self.name) {
+                let names: Vec<&str> = names.iter().map(|n| n.as_str()).collect();
+                return Err(Error::usage(format!("{} has no {setting}", self.name.as_str()))
+                    .at("--solver")
+                    .why(format!("{setting} belongs to {}", names.join(", "))));
+            }
+        }
+        self.order()?;
+        let unipc = self.name == Unipc;
+        if let Some(kind) = self.solver_type
+            && matches!(kind, SolverType::Bh1 | SolverType::Bh2) != unipc
+        {
+            let allowed = if unipc { "bh1, bh2" } else { "midpoint, heun" };
+            return Err(Error::usage(format!(
+                "{} has no solver type {}",
+                self.name.as_str(),
+                serde_name(&kind)
+            ))
+            .at("--solver-type")
+            .why(format!("it has {allowed}")));
+        }
+        if self.tableau.is_some() && self.variant() != Variant::Rhork {
+            return Err(Error::usage("a tableau needs the variant rhork").at("--variant"));
+        }
+        if let Some(threshold) = self.threshold {
+            threshold.validate()?;
+            if self.form() == Some(Form::Noise) {
+                return Err(Error::usage("thresholding needs a solver that works with the predicted data")
+                    .at("--threshold")
+                    .why(format!("{} works with the predicted noise", self.name.as_str()))
+                    .hint("use --solver dpm++, or another solver in data form"));
+            }
+        }
+        let positive = [("rtol", self.rtol), ("atol", self.atol)];
+        for (setting, value) in positive {
+            if value.is_some_and(|v| !(v > 0.0 && v.is_finite())) {
+                return Err(
+                    Error::usage(format!("{setting} must be a positive number")).at(format!("--{setting}"))
+                );
+            }
+        }
+        if self.eta.is_some_and(|eta| !(0.0..=if self.name == Ddim { 1.0 } else { f64::MAX }).contains(&eta))
+        {
+            let why = if self.name == Ddim { "it must be from 0 to 1" } else { "it must not be negative" };
+            return Err(Error::usage("bad eta").at("--eta").why(why));
+        }
+        let churn = self.churn.unwrap_or_default();
+        let sound = churn.s_churn >= 0.0 && churn.s_noise >= 0.0 && churn.s_min <= churn.s_max;
+        if !(sound && churn.s_churn.is_finite() && churn.s_noise.is_finite()) {
+            return Err(Error::usage("bad churn")
+                .at("churn")
+                .why("s_churn and s_noise must not be negative, and s_min must not exceed s_max"));
+        }
+        Ok(())
+    }
+}
+
+/// The name of a unit variant as it is written.
+fn serde_name(value: &impl Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
