@@ -54,6 +54,7 @@ unsafe extern "C" {
         weight: f64,
     ) -> c_int;
     fn gen_foreach_copy(n: usize, dest: *const *mut C_tensor, source: *const *mut C_tensor) -> c_int;
+    fn gen_drop_grads(n: usize, tensors: *const *mut C_tensor) -> c_int;
     fn gen_foreach_mul(n: usize, tensors: *const *mut C_tensor, factor: *mut C_tensor) -> c_int;
     fn gen_foreach_norm(n: usize, tensors: *const *mut C_tensor, out: *mut *mut C_tensor) -> c_int;
 }
@@ -279,6 +280,17 @@ pub fn foreach_copy(dest: &[Tensor], source: &[Tensor]) -> Result<()> {
     check(unsafe { gen_foreach_copy(d.len(), d.as_ptr(), s.as_ptr()) })
 }
 
+/// Makes the gradients of all tensors undefined (PyTorch's `zero_grad(set_to_none=True)`): the next
+/// backward pass hands its tensors over instead of adding to zeros.
+///
+/// # Errors
+/// Where libtorch fails.
+pub fn drop_grads(tensors: &[Tensor]) -> Result<()> {
+    let t = pointers(tensors);
+    // SAFETY: a list of `n` live tensors.
+    check(unsafe { gen_drop_grads(t.len(), t.as_ptr()) })
+}
+
 /// Multiplies all tensors in place by `factor`, a one-element tensor on their device.
 ///
 /// # Errors
@@ -356,6 +368,17 @@ mod tests {
             assert_eq!(a.matmul(&a).kind(), Kind::BFloat16);
         }
         assert_eq!(a.matmul(&a).kind(), Kind::Float);
+    }
+
+    #[test]
+    fn dropped_gradients_start_anew() {
+        let p = Tensor::from_slice(&[2f64]).set_requires_grad(true);
+        for _ in 0..2 {
+            (&p * &p).sum(Kind::Double).backward();
+            assert_eq!(values(&p.grad()), [4.0]);
+            drop_grads(&[p.shallow_clone()]).unwrap();
+            assert!(!p.grad().defined());
+        }
     }
 
     #[test]

@@ -151,6 +151,13 @@ int gen_foreach_copy(size_t n, at::Tensor* const* dest, at::Tensor* const* sourc
   });
 }
 
+// Gradients of all tensors become undefined, so that the next backward pass hands its own over.
+int gen_drop_grads(size_t n, at::Tensor* const* tensors) {
+  return guarded([&] {
+    for (size_t i = 0; i < n; ++i) tensors[i]->mutable_grad().reset();
+  });
+}
+
 // tensors *= factor (a tensor with one element on their device).
 int gen_foreach_mul(size_t n, at::Tensor* const* tensors, at::Tensor* factor) {
   return guarded([&] {
