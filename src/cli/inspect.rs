@@ -47,12 +47,20 @@ pub fn run(args: &InspectArgs, ui: Ui) -> anyhow::Result<()> {
         FileKind::Npz => from_npz(&path)?,
         other => {
             let error = Error::model(format!("cannot list a {}", other.name())).at(path.display());
-            return Err(error.hint("`gen inspect` lists safetensors, PyTorch checkpoints and numpy archives").into());
+            return Err(error
+                .hint("`gen inspect` lists safetensors, PyTorch checkpoints and numpy archives")
+                .into());
         }
     };
     let parameters: i64 = contents.rows.iter().map(|row| row.shape.iter().product::<i64>()).sum();
 
-    ui.line(format!("{}: {}, {} tensors, {} values", path.display(), kind.name(), contents.rows.len(), thousands(parameters)))?;
+    ui.line(format!(
+        "{}: {}, {} tensors, {} values",
+        path.display(),
+        kind.name(),
+        contents.rows.len(),
+        thousands(parameters)
+    ))?;
     let width = contents.rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
     for row in &contents.rows {
         ui.line(format!("  {:width$}  {:<5} {:?}", row.name, row.dtype, row.shape))?;

@@ -62,7 +62,10 @@ impl TrainArgs {
         let mut all = self.set.clone();
         let mut add = |key: &str, value: Option<String>| all.extend(value.map(|v| format!("{key}={v}")));
         add("train.steps", self.steps.map(|n| n.to_string()));
-        add("train.images", self.duration.as_ref().map(|d| format!("\"{} img\"", d.trim_end_matches("img").trim())));
+        add(
+            "train.images",
+            self.duration.as_ref().map(|d| format!("\"{} img\"", d.trim_end_matches("img").trim())),
+        );
         add("train.batch", self.batch.map(|n| n.to_string()));
         add("train.seed", self.seed.map(|n| n.to_string()));
         add("train.precision", globals.dtype.map(|d| format!("\"{}\"", d.name())));

@@ -60,7 +60,8 @@ impl ModelCard {
     /// # Errors
     /// Where a value is not JSON (a non-finite number).
     pub fn metadata(&self) -> Result<BTreeMap<String, String>> {
-        let text = serde_json::to_string(self).map_err(|e| Error::run("cannot write the model card").why(e.to_string()))?;
+        let text = serde_json::to_string(self)
+            .map_err(|e| Error::run("cannot write the model card").why(e.to_string()))?;
         Ok([(KEY.to_owned(), text), ("format".to_owned(), "pt".to_owned())].into())
     }
 

@@ -105,7 +105,8 @@ fn folder(path: &Path) -> Result<FileKind> {
 
 fn zip(path: &Path) -> Result<FileKind> {
     let file = File::open(path).map_err(|e| Error::read(path, &e).kinded(crate::error::Kind::Model))?;
-    let damaged = |e: zip::result::ZipError| Error::model("damaged zip archive").at(path.display()).why(e.to_string());
+    let damaged =
+        |e: zip::result::ZipError| Error::model("damaged zip archive").at(path.display()).why(e.to_string());
     let archive = zip::ZipArchive::new(file).map_err(damaged)?;
     let names: Vec<String> = archive.file_names().filter_map(|n| Some(n.ok()?.into_owned())).collect();
     let any = |test: &dyn Fn(&str) -> bool| names.iter().any(|n| test(n));

@@ -1,6 +1,5 @@
 //! Opening anything a user may point at, and sampling it.
 
-
 pub mod card;
 pub mod kind;
 pub mod open;

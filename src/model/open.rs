@@ -45,7 +45,7 @@ impl Opened {
     /// # Errors
     /// Where its objective does not make it one (a classifier).
     pub fn denoiser(self) -> Result<NetDenoiser> {
-        let precond = self.card.objective.precond(&self.card.process).ok_or_else(|| {
+        let precond = self.card.objective.precond().ok_or_else(|| {
             Error::model("not a model that can be sampled")
                 .at(self.path.display())
                 .why("it was trained as a classifier")
@@ -75,7 +75,8 @@ fn open_snapshot(path: &Path, options: &OpenOptions, device: Device) -> Result<O
     let file = safetensors::File::open(path).map_err(|e| e.kinded(Kind::Model))?;
     let card = ModelCard::of(&file)?;
     let store = Store::empty(device, options.dtype.storage());
-    let net = card.model.build(&store.root(), &card.shape, card.classes).map_err(|e| e.kinded(Kind::Model))?;
+    let net =
+        card.model.build(&store.root(), &card.shape, card.classes).map_err(|e| e.kinded(Kind::Model))?;
     let tensors = file.tensors().map_err(|e| e.kinded(Kind::Model))?;
     store.load(&tensors, &path.display().to_string())?;
     store.set_requires_grad(false)?;

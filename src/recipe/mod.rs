@@ -179,7 +179,10 @@ fn tidy(path: &Path) -> PathBuf {
     for part in path.components() {
         match part {
             std::path::Component::ParentDir
-                if out.components().next_back().is_some_and(|c| matches!(c, std::path::Component::Normal(_))) =>
+                if out
+                    .components()
+                    .next_back()
+                    .is_some_and(|c| matches!(c, std::path::Component::Normal(_))) =>
             {
                 out.pop();
             }

@@ -71,10 +71,13 @@ impl TrainSpec {
     /// # Errors
     /// A usage error that names the key.
     pub fn check(&self) -> Result<()> {
-        let wrong = |key: &str, why: &str| Err(Error::usage(format!("wrong value of `train.{key}`")).why(why));
+        let wrong =
+            |key: &str, why: &str| Err(Error::usage(format!("wrong value of `train.{key}`")).why(why));
         match (self.steps, &self.images) {
             (None, None) => {
-                return Err(Error::usage("missing key `train.steps`").hint("or `train.images = \"10Mi img\"`"));
+                return Err(
+                    Error::usage("missing key `train.steps`").hint("or `train.images = \"10Mi img\"`")
+                );
             }
             (Some(_), Some(_)) => return wrong("images", "`train.steps` is given too"),
             _ => {}

@@ -42,14 +42,7 @@ impl State {
     /// The state of a run that has not begun.
     #[must_use]
     pub fn fresh() -> Self {
-        State {
-            format: Self::FORMAT,
-            step: 0,
-            images: 0,
-            sums: BTreeMap::new(),
-            terms: 0,
-            seconds: 0.0,
-        }
+        State { format: Self::FORMAT, step: 0, images: 0, sums: BTreeMap::new(), terms: 0, seconds: 0.0 }
     }
 }
 
@@ -104,20 +97,25 @@ impl<'a> Saved<'a> {
     /// Where it is not one, or of another version.
     pub fn open(folder: &'a Path) -> Result<Self> {
         let path = folder.join("state.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::read(&path, &e).kinded(crate::error::Kind::Model))?;
+        let text = std::fs::read_to_string(&path)
+            .map_err(|e| Error::read(&path, &e).kinded(crate::error::Kind::Model))?;
         let state: State = serde_json::from_str(&text)
             .map_err(|e| Error::model("damaged checkpoint").at(path.display()).why(e.to_string()))?;
         if state.format != State::FORMAT {
-            return Err(Error::model("checkpoint of another version")
-                .at(path.display())
-                .why(format!("it has format {}, this gen reads {}", state.format, State::FORMAT)));
+            return Err(Error::model("checkpoint of another version").at(path.display()).why(format!(
+                "it has format {}, this gen reads {}",
+                state.format,
+                State::FORMAT
+            )));
         }
         Ok(Saved { folder, state })
     }
 
     fn tensors(&self, name: &str) -> Result<BTreeMap<String, Tensor>> {
         let path = self.folder.join(name);
-        safetensors::File::open(&path).and_then(|f| f.tensors()).map_err(|e| e.kinded(crate::error::Kind::Model))
+        safetensors::File::open(&path)
+            .and_then(|f| f.tensors())
+            .map_err(|e| e.kinded(crate::error::Kind::Model))
     }
 
     /// Raw weights.

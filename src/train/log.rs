@@ -48,7 +48,8 @@ impl Log {
     pub fn open(folder: &RunFolder, step: u64) -> Result<Self> {
         folder.rewind_log(step)?;
         let path = folder.log();
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(|e| Error::write(&path, &e))?;
+        let file =
+            OpenOptions::new().create(true).append(true).open(&path).map_err(|e| Error::write(&path, &e))?;
         let events = EventWriter::create(folder.root())?;
         Ok(Log { folder: folder.clone(), file, events, points: folder.logged() })
     }

@@ -19,7 +19,13 @@ use crate::solver::{Budget, SolverName, SolverSpec};
 
 /// The card of the weights after `at`.
 #[must_use]
-pub fn card(recipe: &Recipe, shape: &[i64], classes: i64, at: Progress, ema: Option<&(String, Ema)>) -> ModelCard {
+pub fn card(
+    recipe: &Recipe,
+    shape: &[i64],
+    classes: i64,
+    at: Progress,
+    ema: Option<&(String, Ema)>,
+) -> ModelCard {
     ModelCard {
         format: ModelCard::FORMAT,
         model: recipe.model.clone(),

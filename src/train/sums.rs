@@ -20,8 +20,11 @@ impl Sums {
     /// # Errors
     /// Where libtorch fails.
     pub fn resume(sums: &BTreeMap<String, f64>, terms: u64, device: Device) -> Result<Self> {
-        let tensor = |value: f64| Ok(Tensor::f_from_slice(&[value])?.f_reshape([0i64; 0])?.f_to_device(device)?);
-        let sums = sums.iter().map(|(name, value)| Ok((name.clone(), tensor(*value)?))).collect::<Result<_>>()?;
+        let tensor = |value: f64| -> Result<Tensor> {
+            Ok(Tensor::f_from_slice(&[value])?.f_reshape([0i64; 0])?.f_to_device(device)?)
+        };
+        let sums =
+            sums.iter().map(|(name, value)| Ok((name.clone(), tensor(*value)?))).collect::<Result<_>>()?;
         Ok(Sums { device, sums, terms })
     }
 
@@ -54,8 +57,9 @@ impl Sums {
     /// # Errors
     /// Where libtorch fails.
     pub fn read(&self) -> Result<(BTreeMap<String, f64>, u64)> {
-        let read = |t: &Tensor| Ok(t.f_double_value(&[])?);
-        let sums = self.sums.iter().map(|(name, sum)| Ok((name.clone(), read(sum)?))).collect::<Result<_>>()?;
+        let read = |t: &Tensor| -> Result<f64> { Ok(t.f_double_value(&[])?) };
+        let sums =
+            self.sums.iter().map(|(name, sum)| Ok((name.clone(), read(sum)?))).collect::<Result<_>>()?;
         Ok((sums, self.terms))
     }
 

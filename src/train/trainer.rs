@@ -87,7 +87,13 @@ impl Trainer {
     /// # Errors
     /// Where recipe, data and network do not fit, the folder holds a run of another recipe, or a file
     /// cannot be read or written.
-    pub fn new(recipe: Recipe, data: Arc<dyn Dataset>, out: &Path, device: Device, resume: &Resume) -> Result<Self> {
+    pub fn new(
+        recipe: Recipe,
+        data: Arc<dyn Dataset>,
+        out: &Path,
+        device: Device,
+        resume: &Resume,
+    ) -> Result<Self> {
         let shape: Vec<i64> = data.shape().iter().map(|n| *n as i64).collect();
         let classes = data.classes() as i64;
         let precision = recipe.train.precision;
@@ -236,7 +242,7 @@ impl Trainer {
 
     /// One optimiser step; gives its learning rate.
     fn step(&mut self) -> Result<f64> {
-        let spec = &self.recipe.train;
+        let spec = self.recipe.train.clone();
         let lr = self.recipe.optim.lr_at(self.at, spec.total());
         self.optimizer.zero_grad()?;
         for micro in 0..spec.accumulate {
@@ -322,7 +328,8 @@ impl Trainer {
         let card = preview::card(&self.recipe, &self.shape, self.classes, self.at, self.emas.first());
         let weights = self.emas.first().map_or_else(|| self.store.named(), |(_, ema)| ema.named());
         let compute = self.compute();
-        let Some(picture) = preview::draw(&card, weights, compute, self.device, self.recipe.train.sample_count)?
+        let Some(picture) =
+            preview::draw(&card, weights, compute, self.device, self.recipe.train.sample_count)?
         else {
             return Ok(());
         };

@@ -63,6 +63,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "NAME", help_heading = "Which samples")]
     pub weights: Option<String>,
 
+    /// Solver, grid and length of the run
     #[command(flatten)]
     pub how: HowArgs,
 
@@ -245,13 +246,16 @@ impl HowArgs {
     /// # Errors
     /// Where the grid cannot be read.
     pub fn grid(&self, defaults: &SampleSpec) -> crate::error::Result<GridSpec> {
-        let same_solver = self.solver.is_none_or(|name| defaults.solver.as_ref().is_some_and(|s| s.name == name));
+        let same_solver =
+            self.solver.is_none_or(|name| defaults.solver.as_ref().is_some_and(|s| s.name == name));
         let own = defaults.grid.clone().unwrap_or_default();
         let mut grid = match &self.grid {
             Some(text) => GridSpec { terminal: None, ..read_grid(text)? },
             // The kind of grid belongs to the solver, its ends to the model.
             None if same_solver => own.clone(),
-            None => GridSpec { kind: None, explicit: None, rho: None, power: None, terminal: None, ..own.clone() },
+            None => {
+                GridSpec { kind: None, explicit: None, rho: None, power: None, terminal: None, ..own.clone() }
+            }
         };
         if self.grid.is_some() && grid.explicit.is_none() {
             grid.t_min = own.t_min;

@@ -16,7 +16,6 @@ use output::{Output, format_of, hex};
 
 use super::Globals;
 use super::ui::Ui;
-use crate::denoiser::Denoiser;
 use crate::error::{Error, Result};
 use crate::io::npz::Npz;
 use crate::io::safetensors;
@@ -37,7 +36,8 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     let model = opened.denoiser()?;
     let settings = settings(&args.how, &card, args)?;
     let classes = classes(args.class.as_deref(), card.classes)?;
-    let init = args.init_noise.as_deref().map(|file| latents(file, args.seeds.0.len(), &card.shape)).transpose()?;
+    let init =
+        args.init_noise.as_deref().map(|file| latents(file, args.seeds.0.len(), &card.shape)).transpose()?;
     let mut sampler = Sampler::new(&model, &card.shape, card.classes, settings.clone(), device)?;
     let described = describe(args, &card, &path, &settings, &sampler, dtype, device)?;
     let (mut output, done) = Output::open(args, &described)?;
@@ -116,12 +116,14 @@ fn classes(text: Option<&str>, known: i64) -> Result<Classes> {
         Some(text) => {
             let list = text.split(',').map(|part| part.trim().parse::<i64>());
             let list: Vec<i64> = list.collect::<std::result::Result<_, _>>().map_err(|_| {
-                Error::usage(format!("`{text}` is no class")).at(place).hint("give a number, a list or `random`")
+                Error::usage(format!("`{text}` is no class"))
+                    .at(place)
+                    .hint("give a number, a list or `random`")
             })?;
             match list.iter().find(|class| **class < 0 || **class >= known) {
-                Some(class) => {
-                    Err(Error::usage(format!("no class {class}")).at(place).why(format!("the model knows 0 to {}", known - 1)))
-                }
+                Some(class) => Err(Error::usage(format!("no class {class}"))
+                    .at(place)
+                    .why(format!("the model knows 0 to {}", known - 1))),
                 None => Ok(Classes::List(list)),
             }
         }
@@ -144,9 +146,10 @@ fn latents(path: &Path, samples: usize, shape: &[i64]) -> Result<Tensor> {
     };
     let want: Vec<i64> = std::iter::once(samples as i64).chain(shape.iter().copied()).collect();
     if tensor.size() != want {
-        return Err(Error::data("latents of another shape")
-            .at(path.display())
-            .why(format!("{samples} samples of this model need {want:?}, the file has {:?}", tensor.size())));
+        return Err(Error::data("latents of another shape").at(path.display()).why(format!(
+            "{samples} samples of this model need {want:?}, the file has {:?}",
+            tensor.size()
+        )));
     }
     Ok(tensor.f_to_kind(Kind::Float)?)
 }
@@ -176,7 +179,9 @@ fn describe(
     device: Device,
 ) -> Result<Value> {
     let file = std::fs::read(path).map_err(|e| Error::read(path, &e))?;
-    let to_json = |value: serde_json::Result<Value>| value.map_err(|e| Error::run("cannot write the settings").why(e.to_string()));
+    let to_json = |value: serde_json::Result<Value>| {
+        value.map_err(|e| Error::run("cannot write the settings").why(e.to_string()))
+    };
     let points = sampler.plan().points();
     Ok(json!({
         "gen": env!("CARGO_PKG_VERSION"),

@@ -51,17 +51,23 @@ impl Output {
             if format_of(args) != Format::Png {
                 return Err(Error::usage("only PNG goes to stdout").at("--out -"));
             }
-            return Ok((Output { place: Place::Stdout { image: None, images: Vec::new() }, sheet }, BTreeSet::new()));
+            return Ok((
+                Output { place: Place::Stdout { image: None, images: Vec::new() }, sheet },
+                BTreeSet::new(),
+            ));
         }
         let format = format_of(args);
         if format != Format::Png {
             if args.out.exists() && !args.overwrite {
-                return Err(Error::usage("file exists").at(args.out.display()).hint("--overwrite replaces it"));
+                return Err(Error::usage("file exists")
+                    .at(args.out.display())
+                    .hint("--overwrite replaces it"));
             }
             if let Some(folder) = args.out.parent().filter(|f| !f.as_os_str().is_empty()) {
                 std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, &e))?;
             }
-            let place = Place::Arrays { path: args.out.clone(), format, images: Vec::new(), classes: Vec::new() };
+            let place =
+                Place::Arrays { path: args.out.clone(), format, images: Vec::new(), classes: Vec::new() };
             return Ok((Output { place, sheet }, BTreeSet::new()));
         }
         let (place, done) = open_folder(args, settings)?;
@@ -186,8 +192,7 @@ fn open_folder(args: &SampleArgs, settings: &Value) -> Result<(Place, BTreeSet<u
     std::fs::create_dir_all(root).map_err(|e| Error::write(root, &e))?;
     let manifest_path = root.join("manifest.jsonl");
     let config_path = root.join("sample.json");
-    let occupied =
-        std::fs::read_dir(root).map_err(|e| Error::read(root, &e))?.next().is_some();
+    let occupied = std::fs::read_dir(root).map_err(|e| Error::read(root, &e))?.next().is_some();
     let mut done = BTreeSet::new();
     if occupied && args.resume {
         if let Ok(text) = std::fs::read_to_string(&config_path) {
