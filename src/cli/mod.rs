@@ -14,6 +14,7 @@ use crate::torch::interrupt;
 use crate::torch::runtime::{Dtype, Runtime};
 use ui::{Color, LogFormat, Ui};
 
+pub mod bench;
 pub mod completions;
 pub mod doctor;
 pub mod inspect;
@@ -100,6 +101,7 @@ enum Command {
     Train(Box<train::TrainArgs>),
     Sample(Box<sample::SampleArgs>),
     Inspect(inspect::InspectArgs),
+    Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
@@ -154,6 +156,7 @@ fn dispatch(cli: &Cli, ui: Ui) -> anyhow::Result<()> {
         Command::Train(args) => train::run(args, &cli.globals, ui),
         Command::Sample(args) => sample::run(args, &cli.globals, ui),
         Command::Inspect(args) => inspect::run(args, ui),
+        Command::Bench(args) => bench::run(args, &cli.globals, ui),
         Command::Doctor(args) => doctor::run(args, &cli.globals, ui),
         Command::Completions(args) => completions::completions(args, ui),
         Command::Man(args) => completions::man(args, ui),
