@@ -1,5 +1,7 @@
 //! The measured order of every registered solver, on several processes.
 
+#![allow(clippy::unwrap_used)]
+
 use genlib::process::ProcessName;
 use genlib::solver::{Convergence, measure, registered};
 
@@ -14,7 +16,6 @@ fn check(process: ProcessName) {
             "{:28} {process:?} claimed {} measured {:.3} error {:.2e}",
             m.label, m.claimed, m.measured, m.error
         );
-        println!("{line}");
         if !m.holds() {
             failures.push(line);
         }

@@ -7,6 +7,7 @@ mod analytic;
 mod counted;
 mod guided;
 pub mod network;
+mod noise_end;
 pub mod precond;
 mod threshold;
 
@@ -14,6 +15,7 @@ pub use algebra::{DenoiserExt, convert};
 pub use analytic::Mixture;
 pub use counted::Counted;
 pub use guided::Guided;
+pub use noise_end::NoiseEnd;
 pub use threshold::{Threshold, ThresholdSpec, threshold};
 
 use crate::error::Result;

@@ -19,6 +19,7 @@ mod em;
 mod euler;
 mod exponential;
 mod grid;
+mod options;
 mod plan;
 mod registry;
 mod rho_rk;
@@ -28,13 +29,11 @@ mod spec;
 mod unipc;
 
 pub use grid::{Explicit, GridKind, GridSpec, Terminal, Unit};
+pub use options::{Churn, Compat, Control, Form, LowerOrderFinal, Method, SolverType, Variance, Variant};
 pub use plan::{Budget, Plan, Solved, plan};
 pub use registry::{Convergence, Measured, Registered, exact_end, measure, registered, selftest};
 pub use rho_rk::Tableau;
-pub use spec::{
-    Churn, Compat, Control, Form, LowerOrderFinal, Method, SolverName, SolverSpec, SolverType, Variance,
-    Variant,
-};
+pub use spec::{SolverName, SolverSpec};
 
 use crate::denoiser::{Counted, Denoiser, DenoiserExt, Prediction, convert};
 use crate::error::Result;

@@ -19,7 +19,7 @@ use super::{
     Form, GridKind, GridSpec, LowerOrderFinal, Method, Progress, Run, Solver, SolverName, SolverSpec,
     SolverType, Tableau, Terminal, Variant, ancestral::Ancestral, integrate,
 };
-use crate::denoiser::{Counted, Denoiser, Prediction, Threshold, ThresholdSpec};
+use crate::denoiser::{Counted, Denoiser, NoiseEnd, Prediction, Threshold, ThresholdSpec};
 use crate::error::{Error, Result};
 use crate::net::Cond;
 use crate::noise::Noise;
@@ -352,10 +352,6 @@ fn adaptive(spec: &SolverSpec, grid: &GridSpec, process: &dyn Process) -> Result
     Ok(Plan { prior_std: process.prior_std(high), solver, points, nfe: None, threshold: spec.threshold })
 }
 
-/// Half log-SNR at which a model of the noise is first asked, where a run starts from pure noise: there
-/// the noise is all it sees, and tells nothing about the data.
-const NOISE_MODEL_START: f64 = -7.0;
-
 impl Plan {
     /// Model calls for one run; none for adaptive solvers.
     #[must_use]
@@ -401,22 +397,18 @@ impl Plan {
         watch: &mut dyn FnMut(&Progress<'_>) -> Result<()>,
     ) -> Result<Solved> {
         let _no_grad = tch::no_grad_guard();
-        let threshold = self.threshold.map(|spec| Threshold::new(model, spec));
-        let seen: &dyn Denoiser = threshold.as_ref().map_or(model, |t| t);
-        let counted = Counted::new(seen);
-        let mut points = self.points.clone();
         let process = model.process();
-        let there = Point::new(process, points[0].t);
-        if (there.alpha - points[0].alpha).abs() + (there.sigma - points[0].sigma).abs()
-            > 1e-9 * (1.0 + there.sigma)
-        {
+        let (start, there) = (self.points[0], Point::new(process, self.points[0].t));
+        let off = (there.alpha - start.alpha).abs() + (there.sigma - start.sigma).abs();
+        if off > 1e-9 * (1.0 + there.sigma) {
             return Err(Error::usage("the run was planned for another process than the model's"));
         }
         let of_noise = matches!(model.prediction(), Prediction::Eps | Prediction::Score);
-        if of_noise && points[0].is_pure_noise() {
-            points[0] = Point::at_lambda(process, NOISE_MODEL_START)?;
-        }
-        let mut run = Run { model: &counted, cond, noise, points: &points };
+        let from_noise = (of_noise && start.is_pure_noise()).then(|| NoiseEnd::new(model));
+        let seen: &dyn Denoiser = from_noise.as_ref().map_or(model, |m| m);
+        let threshold = self.threshold.map(|spec| Threshold::new(seen, spec));
+        let counted = Counted::new(threshold.as_ref().map_or(seen, |m| m));
+        let mut run = Run { model: &counted, cond, noise, points: &self.points };
         let mut steps = 0;
         let x = integrate(self.solver.as_mut(), &mut run, x, &mut |progress| {
             steps = progress.step;
