@@ -1,1 +1,3 @@
-//! To come.
+//! Plain f64 mathematics without tensors.
+
+pub mod rng;
