@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use genlib::net::rng::{SplitMix64, fnv1a64};
+use genlib::math::rng::{SplitMix64, fnv1a64};
 use genlib::net::song_unet::{SongUNet, SongUNetConfig};
 use genlib::net::spec::NetSpec;
 use genlib::net::store::{Store, channels_last};

@@ -4,6 +4,7 @@ mod linear;
 mod normal;
 mod phi;
 mod quadrature;
+pub mod rng;
 
 pub use linear::solve;
 pub use normal::normal_cdf;

@@ -9,7 +9,6 @@ use crate::error::Result;
 pub mod digit_cnn;
 pub mod layers;
 pub mod mlp;
-pub mod rng;
 mod song_block;
 pub mod song_unet;
 pub mod spec;

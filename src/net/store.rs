@@ -12,8 +12,8 @@ use std::ops::Div;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
+use crate::math::rng::named_seed;
 use crate::net::layers::init::Init;
-use crate::net::rng::named_seed;
 use crate::torch::shim;
 
 /// What a stored tensor is for.

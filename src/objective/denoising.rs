@@ -15,7 +15,7 @@ use super::{Batch, Losses, Objective};
 use crate::denoiser::Prediction;
 use crate::denoiser::precond::Precond;
 use crate::error::Result;
-use crate::net::rng::{SplitMix64, named_seed};
+use crate::math::rng::{SplitMix64, named_seed};
 use crate::net::{Cond, Mode, Network};
 use crate::process::{Point, Process};
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::net::rng::SplitMix64;
+use crate::math::rng::SplitMix64;
 use crate::process::{Point, Process};
 
 /// The distribution of training times.

@@ -7,7 +7,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::net::rng::SplitMix64;
+use crate::math::rng::SplitMix64;
 use crate::torch::shim::Generator;
 
 /// The distribution of a parameter's first values.
