@@ -119,7 +119,7 @@ fn frame(data: &[u8]) -> Vec<u8> {
 
 fn masked(data: &[u8]) -> u32 {
     let crc = crc32c(data);
-    (crc >> 15 | crc << 17).wrapping_add(0xa282_ead8)
+    crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 /// CRC-32C (Castagnoli), reflected polynomial 0x82f63b78.

@@ -1,0 +1,285 @@
+//! The Inception network of FID (Szegedy et al. 2016, "Rethinking the Inception architecture", in the form of the
+//! TensorFlow graph of 2015-12-05), natively.
+//!
+//! Against torchvision's `inception_v3` it has 1008 classes, average pools that leave the padding out of the
+//! count, a maximum pool in the last block, and batch normalisation with eps 1e-3. Batch normalisation is folded
+//! into the convolutions in f64.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+use super::features::{Extractor, Features, Wanted, check_images, to_rgb};
+use super::inception_weights::{Weights, units};
+use super::resize::Protocol;
+use crate::error::{Error, Result};
+
+/// Side of the network's input.
+pub const SIDE: i64 = 299;
+
+/// A convolution with folded normalisation, followed by a ReLU.
+#[derive(Debug)]
+struct Conv {
+    weight: Tensor,
+    bias: Tensor,
+    stride: i64,
+    padding: [i64; 2],
+}
+
+/// The network.
+#[derive(Debug)]
+pub struct Inception {
+    convs: HashMap<String, Conv>,
+    fc_weight: Tensor,
+    fc_bias: Tensor,
+    device: Device,
+}
+
+/// Everything a forward pass can give, f32.
+#[derive(Debug)]
+pub struct Activations {
+    /// Global average of the last block, `[N, 2048]`.
+    pub pool3: Tensor,
+    /// Logits without the output bias, `[N, 1008]`.
+    pub logits: Option<Tensor>,
+    /// First 7 channels of `Mixed_6d.branch1x1` in NHWC order, `[N, 2023]`.
+    pub spatial: Option<Tensor>,
+    /// Spatial means after the first and second maximum pool and after `Mixed_6e`: 64, 192 and 768 numbers.
+    pub means: Option<[Tensor; 3]>,
+}
+
+impl Inception {
+    /// The network with `weights` on `device`.
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    pub fn new(weights: &Weights, device: Device) -> Result<Self> {
+        let _no_grad = tch::no_grad_guard();
+        let mut convs = HashMap::new();
+        for unit in units() {
+            let part = |name: &str| -> Result<Tensor> {
+                Ok(weights.get(&format!("{}.{name}", unit.name))?.f_to_kind(Kind::Double)?)
+            };
+            // y = g conv(x) + (b - mean g), g = gamma / sqrt(var + 1e-3).
+            let g = part("bn.weight")?.f_div(&part("bn.running_var")?.f_add_scalar(1e-3)?.f_sqrt()?)?;
+            let bias = part("bn.bias")?.f_sub(&part("bn.running_mean")?.f_mul(&g)?)?;
+            let weight = part("conv.weight")?.f_mul(&g.f_view([-1, 1, 1, 1])?)?;
+            let place = |t: &Tensor| t.f_to_kind(Kind::Float)?.f_to_device(device);
+            let conv = Conv {
+                weight: place(&weight)?,
+                bias: place(&bias)?,
+                stride: unit.stride,
+                padding: unit.padding,
+            };
+            convs.insert(unit.name, conv);
+        }
+        let place = |name: &str| -> Result<Tensor> { Ok(weights.get(name)?.f_to_device(device)?) };
+        Ok(Inception { convs, fc_weight: place("fc.weight")?, fc_bias: place("fc.bias")?, device })
+    }
+
+    fn conv(&self, name: &str, x: &Tensor) -> Result<Tensor> {
+        let conv = self.convs.get(name).ok_or_else(|| Error::model(format!("no unit `{name}`")))?;
+        let [ph, pw] = conv.padding;
+        let mut y = x.f_conv2d(&conv.weight, Some(&conv.bias), conv.stride, [ph, pw], 1, 1)?;
+        Ok(y.f_relu_()?)
+    }
+
+    /// Convolutions `BLOCK.NAME` one after another.
+    fn chain(&self, block: &str, names: &[&str], x: &Tensor) -> Result<Tensor> {
+        let mut y = x.shallow_clone();
+        for name in names {
+            y = self.conv(&format!("{block}.{name}"), &y)?;
+        }
+        Ok(y)
+    }
+
+    fn block_a(&self, block: &str, x: &Tensor) -> Result<Tensor> {
+        let branches = [
+            self.chain(block, &["branch1x1"], x)?,
+            self.chain(block, &["branch5x5_1", "branch5x5_2"], x)?,
+            self.chain(block, &["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"], x)?,
+            self.chain(block, &["branch_pool"], &average_pool(x)?)?,
+        ];
+        Ok(Tensor::f_cat(&branches, 1)?)
+    }
+
+    fn block_b(&self, block: &str, x: &Tensor) -> Result<Tensor> {
+        let branches = [
+            self.chain(block, &["branch3x3"], x)?,
+            self.chain(block, &["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"], x)?,
+            max_pool(x, 2, 0)?,
+        ];
+        Ok(Tensor::f_cat(&branches, 1)?)
+    }
+
+    /// The block's output, and its branch of 1 x 1 (which sFID looks at).
+    fn block_c(&self, block: &str, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        let double =
+            ["branch7x7dbl_1", "branch7x7dbl_2", "branch7x7dbl_3", "branch7x7dbl_4", "branch7x7dbl_5"];
+        let branches = [
+            self.chain(block, &["branch1x1"], x)?,
+            self.chain(block, &["branch7x7_1", "branch7x7_2", "branch7x7_3"], x)?,
+            self.chain(block, &double, x)?,
+            self.chain(block, &["branch_pool"], &average_pool(x)?)?,
+        ];
+        let out = Tensor::f_cat(&branches, 1)?;
+        let [first, ..] = branches;
+        Ok((out, first))
+    }
+
+    fn block_d(&self, block: &str, x: &Tensor) -> Result<Tensor> {
+        let seven = ["branch7x7x3_1", "branch7x7x3_2", "branch7x7x3_3", "branch7x7x3_4"];
+        let branches = [
+            self.chain(block, &["branch3x3_1", "branch3x3_2"], x)?,
+            self.chain(block, &seven, x)?,
+            max_pool(x, 2, 0)?,
+        ];
+        Ok(Tensor::f_cat(&branches, 1)?)
+    }
+
+    fn block_e(&self, block: &str, x: &Tensor, pooled: &Tensor) -> Result<Tensor> {
+        let three = self.chain(block, &["branch3x3_1"], x)?;
+        let double = self.chain(block, &["branch3x3dbl_1", "branch3x3dbl_2"], x)?;
+        let branches = [
+            self.chain(block, &["branch1x1"], x)?,
+            self.chain(block, &["branch3x3_2a"], &three)?,
+            self.chain(block, &["branch3x3_2b"], &three)?,
+            self.chain(block, &["branch3x3dbl_3a"], &double)?,
+            self.chain(block, &["branch3x3dbl_3b"], &double)?,
+            self.chain(block, &["branch_pool"], pooled)?,
+        ];
+        Ok(Tensor::f_cat(&branches, 1)?)
+    }
+
+    /// A pass over `x`, `[N, 3, 299, 299]` f32, resized and scaled by a [`Protocol`].
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    pub fn forward(&self, x: &Tensor, wanted: Wanted, means: bool) -> Result<Activations> {
+        let _no_grad = tch::no_grad_guard();
+        let mut x = x.f_to_device(self.device)?;
+        for name in ["Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3"] {
+            x = self.conv(name, &x)?;
+        }
+        x = max_pool(&x, 2, 0)?;
+        let mut taps = Vec::new();
+        if means {
+            taps.push(spatial_mean(&x)?);
+        }
+        for name in ["Conv2d_3b_1x1", "Conv2d_4a_3x3"] {
+            x = self.conv(name, &x)?;
+        }
+        x = max_pool(&x, 2, 0)?;
+        if means {
+            taps.push(spatial_mean(&x)?);
+        }
+        for name in ["Mixed_5b", "Mixed_5c", "Mixed_5d"] {
+            x = self.block_a(name, &x)?;
+        }
+        x = self.block_b("Mixed_6a", &x)?;
+        let mut spatial = None;
+        for name in ["Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"] {
+            let (out, first) = self.block_c(name, &x)?;
+            if wanted.spatial && name == "Mixed_6d" {
+                // TensorFlow's order: index (y 17 + x) 7 + c.
+                let seven = first.f_narrow(1, 0, 7)?.f_permute([0, 2, 3, 1])?;
+                spatial = Some(seven.f_reshape([seven.size()[0], -1])?);
+            }
+            x = out;
+        }
+        if means {
+            taps.push(spatial_mean(&x)?);
+        }
+        x = self.block_d("Mixed_7a", &x)?;
+        x = self.block_e("Mixed_7b", &x, &average_pool(&x)?)?;
+        x = self.block_e("Mixed_7c", &x, &max_pool(&x, 1, 1)?)?;
+        let pool3 = spatial_mean(&x)?;
+        let logits = match wanted.logits {
+            true => Some(pool3.f_matmul(&self.fc_weight.f_transpose(0, 1)?)?),
+            false => None,
+        };
+        Ok(Activations { pool3, logits, spatial, means: taps.try_into().ok() })
+    }
+
+    /// The bias of the output, which the Inception Score leaves out, `[1008]`.
+    pub fn output_bias(&self) -> &Tensor {
+        &self.fc_bias
+    }
+
+    /// The device the network is on.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.device
+    }
+}
+
+fn spatial_mean(x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_mean_dim([2i64, 3].as_slice(), false, Kind::Float)?)
+}
+
+/// 3 x 3, stride 1; border windows are divided by the pixels they hold.
+fn average_pool(x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_avg_pool2d([3, 3], [1, 1], [1, 1], false, false, None)?)
+}
+
+fn max_pool(x: &Tensor, stride: i64, padding: i64) -> Result<Tensor> {
+    Ok(x.f_max_pool2d([3, 3], [stride, stride], [padding, padding], [1, 1], false)?)
+}
+
+/// The network with a resizing protocol.
+#[derive(Debug)]
+pub struct InceptionExtractor {
+    net: Inception,
+    protocol: Protocol,
+    weights_sha256: Option<String>,
+}
+
+impl InceptionExtractor {
+    /// Around a network.
+    #[must_use]
+    pub fn new(net: Inception, protocol: Protocol, weights_sha256: Option<String>) -> Self {
+        InceptionExtractor { net, protocol, weights_sha256 }
+    }
+
+    /// Reads the weights at `path`.
+    ///
+    /// # Errors
+    /// As [`Weights::open`].
+    pub fn open(path: &Path, protocol: Protocol, device: Device, allow_unverified: bool) -> Result<Self> {
+        let weights = Weights::open(path, allow_unverified)?;
+        let net = Inception::new(&weights, device)?;
+        Ok(Self::new(net, protocol, weights.sha256))
+    }
+}
+
+impl Extractor for InceptionExtractor {
+    fn name(&self) -> String {
+        "inception-2015-12-05".to_owned()
+    }
+
+    fn protocol(&self) -> Option<Protocol> {
+        Some(self.protocol)
+    }
+
+    fn weights_sha256(&self) -> Option<String> {
+        self.weights_sha256.clone()
+    }
+
+    fn channels(&self) -> Option<usize> {
+        Some(3)
+    }
+
+    fn can(&self) -> Wanted {
+        Wanted { logits: true, spatial: true }
+    }
+
+    fn extract(&self, images: &Tensor, wanted: Wanted) -> Result<Features> {
+        check_images(images)?;
+        let _no_grad = tch::no_grad_guard();
+        let images = to_rgb(&images.f_to_device(self.net.device)?)?;
+        let x = self.protocol.prepare(&images, SIDE, SIDE)?;
+        let out = self.net.forward(&x, wanted, false)?;
+        Ok(Features { pool: out.pool3, logits: out.logits, spatial: out.spatial })
+    }
+}
