@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub mod array;
+pub mod augment;
 pub mod cifar;
 pub mod digits;
 pub mod files;
@@ -125,7 +126,7 @@ pub struct DataOptions {
 }
 
 /// The table `[data]` of a recipe.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "snake_case")]
 pub struct DataSpec {
     /// Where the data is, unless `--data` says it.
@@ -152,6 +153,10 @@ pub struct DataSpec {
     pub classes: Option<bool>,
     /// Mirror images left to right at random (done on the device, by the training loop).
     pub flip: bool,
+    /// EDM's augmentation pipe with this base probability; it mirrors, too. The network must take its
+    /// parameters (`augment_dim = 9`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub augment: Option<f64>,
 }
 
 impl DataSpec {

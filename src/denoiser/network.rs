@@ -124,36 +124,8 @@ fn upload(values: impl Iterator<Item = f64>, device: Device) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::{Point, Span};
+    use crate::process::{Flow, Point};
     use crate::torch::shim::Generator;
-
-    /// `alpha = 1 - t, sigma = t`.
-    #[derive(Debug)]
-    struct Linear;
-
-    impl Process for Linear {
-        fn span(&self) -> Span {
-            Span { min: 0.01, max: 0.99 }
-        }
-        fn alpha(&self, t: f64) -> f64 {
-            1.0 - t
-        }
-        fn sigma(&self, t: f64) -> f64 {
-            t
-        }
-        fn dalpha(&self, _: f64) -> f64 {
-            -1.0
-        }
-        fn dsigma(&self, _: f64) -> f64 {
-            1.0
-        }
-        fn lambda(&self, t: f64) -> f64 {
-            ((1.0 - t) / t).ln()
-        }
-        fn t_of_lambda(&self, lambda: f64) -> Result<f64> {
-            Ok(1.0 / (1.0 + lambda.exp()))
-        }
-    }
 
     /// Returns `x + t`, in f32 whatever it is given.
     #[derive(Debug)]
@@ -170,7 +142,7 @@ mod tests {
     }
 
     fn denoiser(precond: Precond) -> NetDenoiser {
-        NetDenoiser::new(Box::new(AddTime), Box::new(Linear), precond, Compute::default())
+        NetDenoiser::new(Box::new(AddTime), Box::new(Flow), precond, Compute::default())
     }
 
     #[test]
@@ -178,7 +150,7 @@ mod tests {
         let x = Generator::new(1).unwrap().normal(&[4, 3], Kind::Double).unwrap();
         for precond in [Precond::Edm { sigma_data: 0.5 }, Precond::Vp { beta_0: 0.1, beta_1: 20.0 }] {
             let d = denoiser(precond);
-            let p = Point::new(&Linear, 0.4);
+            let p = Point::new(&Flow, 0.4);
             let all = d.predict(&x, &At::all(p), &Cond::default()).unwrap();
             let each = d.predict(&x, &At::each(vec![p; 4]), &Cond::default()).unwrap();
             assert_eq!(all.kind(), Kind::Double);
@@ -190,7 +162,7 @@ mod tests {
     fn each_sample_has_its_own_time() {
         let x = Generator::new(2).unwrap().normal(&[2, 3], Kind::Double).unwrap();
         let d = denoiser(Precond::Edm { sigma_data: 0.5 });
-        let points = [0.2, 0.7].map(|t| Point::new(&Linear, t));
+        let points = [0.2, 0.7].map(|t| Point::new(&Flow, t));
         let y = d.predict(&x, &At::each(points.to_vec()), &Cond::default()).unwrap();
         for (i, p) in points.iter().enumerate() {
             let s = d.precond().at(p);

@@ -35,8 +35,8 @@ impl Objective for Classifier {
 
 #[cfg(test)]
 mod tests {
-    use super::super::schedule::tests::Trig;
     use super::*;
+    use crate::process::TrigFlow;
 
     /// Logits are the data itself.
     #[derive(Debug)]
@@ -55,11 +55,14 @@ mod tests {
     fn cross_entropy_and_accuracy_by_hand() {
         let x = Tensor::from_slice(&[2f32, 0.0, 0.0, 1.0]).reshape([2, 2]);
         let mut batch = Batch { x, class: Some(Tensor::from_slice(&[0i64, 0])), augment: None, draw_seed: 0 };
-        let losses = Classifier::default().loss(&Identity, &Trig, &batch).unwrap();
+        let losses = Classifier::default().loss(&Identity, &TrigFlow, &batch).unwrap();
         let want = 0.5 * ((1.0 + (-2f64).exp()).ln() + (1.0 + 1f64.exp()).ln());
         assert!((losses.total.double_value(&[]) - want).abs() < 1e-6);
         assert_eq!((losses.parts[0].0, losses.parts[0].1.double_value(&[])), ("accuracy", 0.5));
         batch.class = None;
-        assert_eq!(Classifier::default().loss(&Identity, &Trig, &batch).unwrap_err().kind().exit_code(), 3);
+        assert_eq!(
+            Classifier::default().loss(&Identity, &TrigFlow, &batch).unwrap_err().kind().exit_code(),
+            3
+        );
     }
 }

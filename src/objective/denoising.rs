@@ -204,9 +204,9 @@ fn upload(mixes: &[Mix], device: Device) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::schedule::tests::Trig;
     use super::*;
     use crate::denoiser::precond::TimeInput;
+    use crate::process::TrigFlow;
     use crate::torch::shim::Generator;
 
     /// Returns zero, or what it was told to, and remembers what it saw.
@@ -256,7 +256,7 @@ mod tests {
     fn a_silent_network_has_edm_loss_1_per_dimension() {
         let x = noise(&[512, 3, 4, 4], 1) * 0.5;
         let losses = objective(Precond::Edm { sigma_data: 0.5 })
-            .loss(&Probe::default(), &Trig, &batch(x, None))
+            .loss(&Probe::default(), &TrigFlow, &batch(x, None))
             .unwrap();
         let total = losses.total.double_value(&[]);
         // 24576 values: four standard errors of a mean of squares of unit normals.
@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn the_exact_answer_has_no_loss_in_every_parameterisation() {
         let (x0, eps) = (noise(&[4, 3, 4, 4], 1), noise(&[4, 3, 4, 4], 2));
-        let points: Vec<Point> = [0.1, 0.4, 0.6, 0.9].map(|t| Point::new(&Trig, t)).to_vec();
+        let points: Vec<Point> = [0.1, 0.4, 0.6, 0.9].map(|t| Point::new(&TrigFlow, t)).to_vec();
         let col = |of: &dyn Fn(&Point) -> f64| {
             Tensor::from_slice(&points.iter().map(of).collect::<Vec<f64>>())
                 .to_kind(Kind::Float)
@@ -324,7 +324,7 @@ mod tests {
         // A model off by delta in eps at fixed x_t has the same weighted loss however it is written.
         let (x0, eps) = (noise(&[1, 3, 4, 4], 1), noise(&[1, 3, 4, 4], 2));
         let delta = noise(&[1, 3, 4, 4], 5) * 0.1;
-        let p = Point::new(&Trig, 0.35);
+        let p = Point::new(&TrigFlow, 0.35);
         let off = &eps + &delta;
         let x0_off = &x0 - &delta * (p.sigma / p.alpha);
         let answers = [
@@ -353,7 +353,7 @@ mod tests {
     #[test]
     fn half_sums_are_half_the_number_of_values_times_the_mean() {
         let (x0, eps) = (noise(&[2, 3, 4, 4], 1), noise(&[2, 3, 4, 4], 2));
-        let points = vec![Point::new(&Trig, 0.5); 2];
+        let points = vec![Point::new(&TrigFlow, 0.5); 2];
         let total = |reduce| {
             let objective = Denoising { reduce, ..objective(plain(Prediction::Eps)) };
             let losses = objective.loss_at(&Probe::default(), &points, &eps, &Cond::default(), &x0).unwrap();
@@ -369,7 +369,7 @@ mod tests {
         let run = || {
             let net = Probe::default();
             let class = Tensor::full([2000], 7, (Kind::Int64, Device::Cpu));
-            let _ = objective.loss(&net, &Trig, &batch(x.shallow_clone(), Some(class))).unwrap();
+            let _ = objective.loss(&net, &TrigFlow, &batch(x.shallow_clone(), Some(class))).unwrap();
             net.seen.take().unwrap().2.unwrap()
         };
         let class = run();

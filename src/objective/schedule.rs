@@ -126,43 +126,13 @@ fn logistic(x: f64) -> f64 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-    use crate::process::Span;
-
-    /// `alpha = cos(pi t/2), sigma = sin(pi t/2)`.
-    #[derive(Debug)]
-    pub struct Trig;
-
-    const Q: f64 = std::f64::consts::FRAC_PI_2;
-
-    impl Process for Trig {
-        fn span(&self) -> Span {
-            Span { min: 1e-3, max: 0.999 }
-        }
-        fn alpha(&self, t: f64) -> f64 {
-            (Q * t).cos()
-        }
-        fn sigma(&self, t: f64) -> f64 {
-            (Q * t).sin()
-        }
-        fn dalpha(&self, t: f64) -> f64 {
-            -Q * (Q * t).sin()
-        }
-        fn dsigma(&self, t: f64) -> f64 {
-            Q * (Q * t).cos()
-        }
-        fn lambda(&self, t: f64) -> f64 {
-            -(Q * t).tan().ln()
-        }
-        fn t_of_lambda(&self, lambda: f64) -> Result<f64> {
-            Ok((-lambda).exp().atan() / Q)
-        }
-    }
+    use crate::process::TrigFlow;
 
     fn draw(sampling: TimeSampling, n: usize) -> Vec<Point> {
         let times = Times { sampling, min: 0.0, max: 1.0 };
-        times.draw(&Trig, n, &mut SplitMix64::new(5)).unwrap()
+        times.draw(&TrigFlow, n, &mut SplitMix64::new(5)).unwrap()
     }
 
     fn moments(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
@@ -201,6 +171,6 @@ pub(super) mod tests {
     #[test]
     fn an_empty_range_is_refused() {
         let times = Times { sampling: TimeSampling::Uniform { stratified: false }, min: 1.0, max: 1.0 };
-        assert_eq!(times.draw(&Trig, 1, &mut SplitMix64::new(0)).unwrap_err().kind().exit_code(), 2);
+        assert_eq!(times.draw(&TrigFlow, 1, &mut SplitMix64::new(0)).unwrap_err().kind().exit_code(), 2);
     }
 }

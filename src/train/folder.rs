@@ -116,7 +116,9 @@ impl RunFolder {
         let folder = self.root.join("checkpoints");
         let entries = fs::read_dir(&folder).map_err(|e| Error::read(&folder, &e))?;
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-            if path.file_name().is_some_and(|name| name.to_string_lossy().contains(".tmp-")) {
+            // Half-written under a temporary name, or half-removed.
+            let temporary = path.file_name().is_some_and(|name| name.to_string_lossy().contains(".tmp-"));
+            if temporary || !path.join("state.json").exists() {
                 fs::remove_dir_all(&path).map_err(|e| Error::write(&path, &e))?;
             }
         }
@@ -231,12 +233,13 @@ mod tests {
             fs::create_dir(folder.checkpoint(step)).unwrap();
             fs::write(folder.checkpoint(step).join("state.json"), "{}").unwrap();
         }
+        // Killed while it was removed, and while it was written.
         fs::create_dir(folder.checkpoint(30)).unwrap();
         fs::create_dir(temp.path().join("checkpoints/00000040.tmp-7")).unwrap();
         assert_eq!(folder.checkpoints().unwrap(), [5, 10, 20]);
         folder.prune(2).unwrap();
         assert_eq!(folder.checkpoints().unwrap(), [10, 20]);
-        assert!(!temp.path().join("checkpoints/00000040.tmp-7").exists());
+        assert_eq!(fs::read_dir(temp.path().join("checkpoints")).unwrap().count(), 2);
     }
 
     #[test]

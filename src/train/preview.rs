@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor};
 
+use crate::data::augment::{AugmentSpec, flip};
 use crate::denoiser::network::{Compute, NetDenoiser};
 use crate::error::Result;
 use crate::io::picture::{Picture, quantize};
@@ -87,15 +88,15 @@ pub fn draw(
 }
 
 /// The images of a batch, mirrored at random or augmented as the recipe says, with the augmentation's
-/// parameters.
+/// parameters; the same for the same `seed`.
 ///
 /// # Errors
 /// Where libtorch fails.
-pub fn augment(recipe: &Recipe, images: Tensor) -> Result<(Tensor, Option<Tensor>)> {
-    if !recipe.data.flip {
-        return Ok((images, None));
+pub fn augment(recipe: &Recipe, images: Tensor, seed: u64) -> Result<(Tensor, Option<Tensor>)> {
+    if let Some(p) = recipe.data.augment {
+        let (images, parameters) = AugmentSpec { p, ..AugmentSpec::default() }.apply(&images, seed)?;
+        return Ok((images, Some(parameters)));
     }
-    let batch = images.size()[0];
-    let coin = Tensor::f_rand([batch, 1, 1, 1], (Kind::Float, images.device()))?.f_lt(0.5)?;
-    Ok((images.f_flip([3])?.f_where_self(&coin, &images)?, None))
+    let images = if recipe.data.flip { flip(&images, seed)? } else { images };
+    Ok((images, None))
 }

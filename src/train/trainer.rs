@@ -18,10 +18,10 @@ use super::preview;
 use super::sums::Sums;
 use crate::data::Dataset;
 use crate::data::loader::{Loader, LoaderOptions};
-use crate::data::order::SplitMix64;
 use crate::denoiser::network::Compute;
 use crate::error::{Error, Result};
 use crate::io::{atomic, png};
+use crate::math::rng::SplitMix64;
 use crate::net::Network;
 use crate::net::store::{Store, channels_last};
 use crate::objective::{Batch, Objective};
@@ -288,7 +288,7 @@ impl Trainer {
     fn batch(&mut self, draw_seed: u64) -> Result<Batch> {
         let loaded = self.loader.next_batch()?;
         let _no_grad = tch::no_grad_guard();
-        let (mut x, augment) = preview::augment(&self.recipe, loaded.images)?;
+        let (mut x, augment) = preview::augment(&self.recipe, loaded.images, draw_seed)?;
         if self.recipe.train.precision == Dtype::F64 {
             x = x.f_to_kind(Kind::Double)?;
         }
