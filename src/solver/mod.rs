@@ -10,6 +10,7 @@ use tch::Tensor;
 
 mod adaptive;
 mod ancestral;
+mod build;
 mod deis;
 mod dpm_adaptive;
 mod dpm_multistep;
@@ -19,9 +20,11 @@ mod em;
 mod euler;
 mod exponential;
 mod grid;
+mod langevin;
 mod options;
 mod plan;
 mod registry;
+mod reverse_diffusion;
 mod rho_rk;
 mod rk45;
 mod sde_dpm;
@@ -29,7 +32,9 @@ mod spec;
 mod unipc;
 
 pub use grid::{Explicit, GridKind, GridSpec, Terminal, Unit};
-pub use options::{Churn, Compat, Control, Form, LowerOrderFinal, Method, SolverType, Variance, Variant};
+pub use options::{
+    Churn, Compat, Control, Form, Langevin, LowerOrderFinal, Method, SolverType, Variance, Variant,
+};
 pub use plan::{Budget, Plan, Solved, plan};
 pub use registry::{Convergence, Measured, Registered, exact_end, measure, registered, selftest};
 pub use rho_rk::Tableau;

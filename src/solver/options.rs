@@ -121,3 +121,21 @@ impl Default for Churn {
         Churn { s_churn: 0.0, s_min: 0.0, s_max: f64::MAX, s_noise: 1.0 }
     }
 }
+
+/// The Langevin corrector (Song et al. 2021, algorithms 4 and 5).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Langevin {
+    /// Corrections before each step.
+    pub steps: usize,
+    /// Signal-to-noise ratio r of a correction.
+    pub snr: f64,
+    /// Whether norms are those of the sample or means over the batch.
+    pub control: Control,
+}
+
+impl Default for Langevin {
+    fn default() -> Self {
+        Langevin { steps: 1, snr: 0.16, control: Control::Sample }
+    }
+}

@@ -2,28 +2,20 @@
 
 use tch::Tensor;
 
-use super::deis::{Deis, Extrapolation};
+use super::build::{build, usual_grid, usual_steps, usual_terminal};
 use super::dpm_adaptive::DpmAdaptive;
-use super::dpm_multistep::Multistep;
-use super::dpm_singlestep::{Singlestep, Stages, orders};
-use super::edm::EdmSampler;
-use super::em::EulerMaruyama;
-use super::euler::Euler;
-use super::exponential::is_inner;
+use super::dpm_singlestep::orders;
 use super::grid::{Spacing, point};
-use super::rho_rk::RhoRk;
 use super::rk45::Rk45;
-use super::sde_dpm::SdeDpm;
-use super::unipc::UniPc;
 use super::{
-    Form, GridKind, GridSpec, LowerOrderFinal, Method, Progress, Run, Solver, SolverName, SolverSpec,
-    SolverType, Tableau, Terminal, Variant, ancestral::Ancestral, integrate,
+    Form, GridKind, GridSpec, Method, Progress, Run, Solver, SolverName, SolverSpec, SolverType, Terminal,
+    integrate,
 };
 use crate::denoiser::{Counted, Denoiser, NoiseEnd, Prediction, Threshold, ThresholdSpec};
 use crate::error::{Error, Result};
 use crate::net::Cond;
 use crate::noise::Noise;
-use crate::process::{Family, Point, Process};
+use crate::process::{Point, Process};
 
 /// How long a run may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,43 +102,6 @@ pub fn plan(spec: &SolverSpec, grid: &GridSpec, budget: Budget, process: &dyn Pr
     }
 }
 
-fn usual_steps(spec: &SolverSpec) -> usize {
-    match spec.name {
-        SolverName::EulerMaruyama | SolverName::Ddpm => 1000,
-        SolverName::Ddim | SolverName::Euler | SolverName::Heun => 50,
-        SolverName::Edm => 18,
-        SolverName::SdeDpmPp => 25,
-        _ => 20,
-    }
-}
-
-/// The grid a solver is usually run on.
-fn usual_grid(spec: &SolverSpec, process: &dyn Process) -> GridKind {
-    match (process.family(), spec.name) {
-        (Family::Flow, _) => GridKind::Uniform,
-        (Family::NoiseLevel, _) | (_, SolverName::Edm) => GridKind::Karras,
-        (_, SolverName::Dpm | SolverName::DpmPp | SolverName::SdeDpmPp | SolverName::Unipc) => {
-            GridKind::Logsnr
-        }
-        (_, SolverName::Deis) => match spec.variant() {
-            Variant::Tab => GridKind::Quadratic,
-            Variant::Rhoab | Variant::Rhork => GridKind::Karras,
-            Variant::Logrho => GridKind::Logsnr,
-        },
-        _ => GridKind::Uniform,
-    }
-}
-
-/// Where a run usually ends.
-fn usual_terminal(spec: &SolverSpec, process: &dyn Process) -> Terminal {
-    let reference_em = spec.name == SolverName::EulerMaruyama && spec.compat == super::Compat::Reference;
-    match (process.family(), spec.name) {
-        (Family::NoiseLevel, _) | (_, SolverName::Edm | SolverName::Ddpm) => Terminal::Zero,
-        _ if reference_em => Terminal::Zero,
-        _ => Terminal::TMin,
-    }
-}
-
 /// A run of `steps` steps on a grid of a kind.
 fn with_steps(spec: &SolverSpec, grid: &GridSpec, steps: usize, process: &dyn Process) -> Result<Plan> {
     if steps == 0 {
@@ -219,37 +174,6 @@ fn with_steps(spec: &SolverSpec, grid: &GridSpec, steps: usize, process: &dyn Pr
     on_points(spec, points, chosen.map(|list| (list, spacing)), process)
 }
 
-/// Inner nodes of the steps of a singlestep run.
-fn stages(
-    points: &[Point],
-    order: usize,
-    list: Option<(Vec<usize>, Spacing)>,
-    process: &dyn Process,
-) -> Result<Vec<Stages>> {
-    let usual = |order: usize| if order == 3 { (1.0 / 3.0, 2.0 / 3.0) } else { (0.5, 1.0) };
-    (points.windows(2).enumerate())
-        .map(|(i, pair)| {
-            let order = match &list {
-                Some((list, _)) => list.get(i).copied().unwrap_or(1),
-                None => order,
-            };
-            let spacing = list.as_ref().map(|(_, spacing)| *spacing);
-            let mut r = usual(order);
-            if let Some(spacing) = spacing
-                && spacing.kind != GridKind::Logsnr
-                && order > 1
-                && is_inner(&pair[0], &pair[1])
-            {
-                let h = pair[1].lambda - pair[0].lambda;
-                let inner = spacing.between(process, pair[0].t, pair[1].t, order)?;
-                let node = |k: usize| (process.lambda(inner[k]) - pair[0].lambda) / h;
-                r = (node(1), node(2));
-            }
-            Ok(Stages { order, r })
-        })
-        .collect()
-}
-
 /// A run on the points given.
 fn on_points(
     spec: &SolverSpec,
@@ -257,58 +181,8 @@ fn on_points(
     list: Option<(Vec<usize>, Spacing)>,
     process: &dyn Process,
 ) -> Result<Plan> {
-    let order = spec.order()?;
-    let steps = points.len() - 1;
-    let form = spec.form().unwrap_or(Form::Data);
-    let kind = spec.solver_type.unwrap_or(SolverType::Midpoint);
-    let lower_final = match (spec.lower_order_final, spec.name) {
-        (LowerOrderFinal::On, _) => true,
-        (LowerOrderFinal::Off, _) => false,
-        (LowerOrderFinal::Auto, SolverName::Unipc) => true,
-        (LowerOrderFinal::Auto, SolverName::Deis) => false,
-        (LowerOrderFinal::Auto, _) => steps < 10,
-    };
-    let compat = spec.compat;
-    let multistep =
-        |kind, order| Box::new(Multistep { form, kind, order, lower_final, compat, past: Vec::new() });
-    let solver: Box<dyn Solver> = match spec.name {
-        SolverName::Ddim => {
-            Box::new(Ancestral { eta: spec.eta.unwrap_or(0.0), variance: super::Variance::Small })
-        }
-        SolverName::Ddpm => Box::new(Ancestral { eta: 1.0, variance: spec.variance.unwrap_or_default() }),
-        SolverName::Euler => Box::new(Euler { order: 1, compat }),
-        SolverName::Heun => Box::new(Euler { order: 2, compat }),
-        SolverName::EulerMaruyama => Box::new(EulerMaruyama { eta: spec.eta.unwrap_or(1.0), compat }),
-        SolverName::Dpm | SolverName::DpmPp if spec.method() == Method::Multistep => multistep(kind, order),
-        SolverName::Dpm | SolverName::DpmPp => {
-            Box::new(Singlestep { form, kind, stages: stages(&points, order, list, process)? })
-        }
-        SolverName::SdeDpmPp => Box::new(SdeDpm { form, kind, order, lower_final, compat, past: Vec::new() }),
-        SolverName::Deis => match spec.variant() {
-            Variant::Tab => Box::new(Deis::new(Extrapolation::T, order)),
-            Variant::Rhoab => Box::new(Deis::new(Extrapolation::Rho, order)),
-            Variant::Logrho => multistep(SolverType::Heun, order),
-            Variant::Rhork => {
-                let tableau = spec.tableau.or(Tableau::of_order(order)).unwrap_or(Tableau::Kutta3);
-                Box::new(RhoRk(tableau))
-            }
-        },
-        SolverName::Ipndm => Box::new(Deis::new(Extrapolation::Equal, order - 1)),
-        SolverName::Unipc => Box::new(UniPc {
-            form,
-            kind: spec.solver_type.unwrap_or(SolverType::Bh2),
-            order,
-            lower_final,
-            corrector: spec.corrector.unwrap_or(true),
-            past: Vec::new(),
-            last: None,
-        }),
-        SolverName::Edm => Box::new(EdmSampler { order, churn: spec.churn.unwrap_or_default() }),
-        SolverName::Rk45 | SolverName::DpmAdaptive => {
-            return Err(Error::usage(format!("{} has no grid of its own", spec.name.as_str())).at("--grid"));
-        }
-    };
-    let nfe = (0..steps).map(|i| solver.calls(&points, i)).sum();
+    let solver = build(spec, &points, list, process)?;
+    let nfe = (0..points.len() - 1).map(|i| solver.calls(&points, i)).sum();
     Ok(Plan {
         prior_std: process.prior_std(points[0].t),
         solver,

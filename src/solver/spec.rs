@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::Tableau;
-use super::options::{Churn, Compat, Control, Form, LowerOrderFinal, Method, SolverType, Variance, Variant};
+use super::options::{
+    Churn, Compat, Control, Form, Langevin, LowerOrderFinal, Method, SolverType, Variance, Variant,
+};
 use crate::denoiser::ThresholdSpec;
 use crate::error::{Error, Result};
 
@@ -25,6 +27,10 @@ pub enum SolverName {
     #[serde(alias = "ancestral")]
     #[value(alias = "ancestral")]
     Ddpm,
+    /// Reverse diffusion: the predictor of score-based sampling.
+    #[serde(alias = "pc")]
+    #[value(alias = "pc")]
+    ReverseDiffusion,
     /// DPM-Solver: noise prediction; singlestep, order 3.
     #[serde(alias = "dpm-solver")]
     #[value(alias = "dpm-solver")]
@@ -65,6 +71,7 @@ impl SolverName {
             SolverName::Heun => "heun",
             SolverName::EulerMaruyama => "euler-maruyama",
             SolverName::Ddpm => "ddpm",
+            SolverName::ReverseDiffusion => "reverse-diffusion",
             SolverName::Dpm => "dpm",
             SolverName::DpmPp => "dpm++",
             SolverName::SdeDpmPp => "sde-dpm++",
@@ -118,13 +125,16 @@ pub struct SolverSpec {
     /// Noise put back in (edm).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub churn: Option<Churn>,
+    /// Langevin corrector before each step (reverse-diffusion, euler-maruyama, ddpm; default none).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub langevin: Option<Langevin>,
     /// Whether predicted points are corrected (unipc; default yes).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corrector: Option<bool>,
     /// Lower order in the last steps (dpm and dpm++ multistep, sde-dpm++, unipc, deis logrho).
     #[serde(default)]
     pub lower_order_final: LowerOrderFinal,
-    /// Keep known defects of published code (euler, heun, euler-maruyama, dpm, dpm++, sde-dpm++).
+    /// Keep known defects of published code (euler, heun, euler-maruyama, reverse-diffusion, dpm, dpm++, sde-dpm++).
     #[serde(default)]
     pub compat: Compat,
     /// Relative tolerance (rk45: 1e-5; dpm-adaptive: 0.05).
@@ -159,6 +169,7 @@ impl SolverSpec {
             eta: None,
             variance: None,
             churn: None,
+            langevin: None,
             corrector: None,
             lower_order_final: LowerOrderFinal::Auto,
             compat: Compat::None,
@@ -242,10 +253,11 @@ impl SolverSpec {
     /// Checks that every setting given is one the solver has, and is in its range.
     pub(super) fn validate(&self) -> Result<()> {
         use SolverName::{
-            Ddim, Ddpm, Deis, Dpm, DpmAdaptive, DpmPp, Edm, Euler, EulerMaruyama, Heun, Rk45, SdeDpmPp, Unipc,
+            Ddim, Ddpm, Deis, Dpm, DpmAdaptive, DpmPp, Edm, Euler, EulerMaruyama, Heun, ReverseDiffusion,
+            Rk45, SdeDpmPp, Unipc,
         };
         let multistep = [Dpm, DpmPp, SdeDpmPp, Unipc, Deis];
-        let given: [(&str, bool, &[SolverName]); 13] = [
+        let given: [(&str, bool, &[SolverName]); 14] = [
             ("method", self.method.is_some(), &[Dpm, DpmPp]),
             ("solver-type", self.solver_type.is_some(), &[Dpm, DpmPp, SdeDpmPp, Unipc, DpmAdaptive]),
             ("form", self.form.is_some(), &[SdeDpmPp, Unipc, DpmAdaptive]),
@@ -254,12 +266,13 @@ impl SolverSpec {
             ("eta", self.eta.is_some(), &[Ddim, EulerMaruyama]),
             ("variance", self.variance.is_some(), &[Ddpm]),
             ("churn", self.churn.is_some(), &[Edm]),
+            ("langevin", self.langevin.is_some(), &[ReverseDiffusion, EulerMaruyama, Ddpm]),
             ("corrector", self.corrector.is_some(), &[Unipc]),
             ("lower-order-final", self.lower_order_final != LowerOrderFinal::Auto, &multistep),
             (
                 "compat",
                 self.compat != Compat::None,
-                &[Euler, Heun, EulerMaruyama, Dpm, DpmPp, SdeDpmPp, Deis],
+                &[Euler, Heun, EulerMaruyama, ReverseDiffusion, Dpm, DpmPp, SdeDpmPp, Deis],
             ),
             ("rtol and atol", self.rtol.is_some() || self.atol.is_some(), &[Rk45, DpmAdaptive]),
             ("control", self.control != Control::Sample, &[Rk45, DpmAdaptive]),
@@ -310,6 +323,12 @@ impl SolverSpec {
         {
             let why = if self.name == Ddim { "it must be from 0 to 1" } else { "it must not be negative" };
             return Err(Error::usage("bad eta").at("--eta").why(why));
+        }
+        if let Some(langevin) = self.langevin
+            && !(langevin.snr > 0.0 && langevin.snr.is_finite())
+        {
+            let why = format!("{} is not a positive number", langevin.snr);
+            return Err(Error::usage("bad signal-to-noise ratio").at("--snr").why(why));
         }
         let churn = self.churn.unwrap_or_default();
         let sound = churn.s_churn >= 0.0 && churn.s_noise >= 0.0 && churn.s_min <= churn.s_max;

@@ -3,7 +3,7 @@
 use genlib::denoiser::Prediction;
 use genlib::process::{BetaSchedule, Discrete, Edm, Flow, Point, Process, ProcessName, Vp, alpha_bar};
 use genlib::solver::{
-    Budget, Churn, Compat, Control, Form, GridKind, GridSpec, LowerOrderFinal, Method, SolverName,
+    Budget, Churn, Compat, Control, Form, GridKind, GridSpec, Langevin, LowerOrderFinal, Method, SolverName,
     SolverSpec, SolverType, Tableau, Terminal, Variant, exact_end, plan,
 };
 
@@ -415,31 +415,83 @@ fn rk45_is_that_of_scipy() {
     }
 }
 
-#[test]
-fn the_variance_of_euler_maruyama_follows_its_recursion() {
-    // Zero-mean data of variance 0.25, 1000 steps of 1/1000 from the nodes of the reference sampler, mean
-    // of the last step. The model is linear, so one run of the responses to the start and to each draw
-    // gives the variance exactly.
-    struct Impulses(i64);
-    impl genlib::noise::Noise for Impulses {
-        fn normal(&mut self, like: &tch::Tensor) -> genlib::error::Result<tch::Tensor> {
-            self.0 += 1;
-            let z = like.zeros_like();
-            let _ = z.narrow(0, self.0, 1).fill_(1.0);
-            Ok(z)
-        }
+/// Row k of the batch is 1 in draw k.
+struct Impulses(i64);
+impl genlib::noise::Noise for Impulses {
+    fn normal(&mut self, like: &tch::Tensor) -> genlib::error::Result<tch::Tensor> {
+        self.0 += 1;
+        let z = like.zeros_like();
+        let _ = z.narrow(0, self.0, 1).fill_(1.0);
+        Ok(z)
     }
+}
+
+/// The variance of the result of a run on zero-mean data of variance 0.25. The model is linear, so one run
+/// of the responses to the start and to each draw gives it exactly.
+fn variance_of(spec: &SolverSpec, grid: &GridSpec, name: ProcessName, start: f64) -> f64 {
+    let model = exact(name.spec().build().unwrap(), Prediction::Score, &[(1.0, 0.0, 0.5)]);
+    let process = name.spec().build().unwrap();
+    let mut plan = plan(spec, grid, Budget::Steps(1000), process.as_ref()).unwrap();
+    let x = tch::Tensor::zeros([1001, 1], (tch::Kind::Double, tch::Device::Cpu));
+    let _ = x.narrow(0, 0, 1).fill_(start);
+    let got = run_plan(&mut plan, &model, x, &mut Impulses(0)).square().sum(tch::Kind::Double);
+    got.double_value(&[])
+}
+
+#[test]
+fn the_variances_of_the_predictors_follow_their_recursions() {
+    // 1000 steps of 1/1000 from the nodes of the reference sampler, mean of the last step.
+    let em = published(spec(EulerMaruyama));
     for (name, start, want) in [(ProcessName::Vp, 1.0, 0.2502327501), (ProcessName::Ve, 50.0, 0.2503492902)] {
-        let model = exact(name.spec().build().unwrap(), Prediction::Score, &[(1.0, 0.0, 0.5)]);
-        let process = name.spec().build().unwrap();
-        let spec = published(spec(EulerMaruyama));
-        let mut plan = plan(&spec, &GridSpec::default(), Budget::Steps(1000), process.as_ref()).unwrap();
-        let x = tch::Tensor::zeros([1001, 1], (tch::Kind::Double, tch::Device::Cpu));
-        let _ = x.narrow(0, 0, 1).fill_(start);
-        let got = run_plan(&mut plan, &model, x, &mut Impulses(0)).square().sum(tch::Kind::Double);
-        let got = got.double_value(&[]);
+        let got = variance_of(&em, &GridSpec::default(), name, start);
         assert!((got - want).abs() < 1e-9, "{name:?}: {got} {want}");
     }
+    // Reverse diffusion on the 1000 levels of VE. The reference asks the model at times up to 1e-5 beside
+    // its levels; the recursion in plain numbers, with and without that, ties the two together.
+    let recursion = |shift: f64| {
+        let level = |k: f64| 0.01 * 5000f64.powf(k / 999.0);
+        (0..1000).rev().fold((2500.0, 0.0), |(v, _), k| {
+            let k = f64::from(k);
+            let below = if k > 0.0 { level(k - 1.0) } else { 0.0 };
+            let g2 = level(k).powi(2) - below.powi(2);
+            let asked = 0.01 * 5000f64.powf(1.0 - (999.0 - k) / 999.0 * (1.0 - shift));
+            let mean = (1.0 - g2 / (0.25 + asked * asked)).powi(2) * v;
+            (mean + g2, mean)
+        })
+    };
+    assert!((recursion(1e-5).1 - 0.2520640632).abs() < 1e-9);
+    let grid = GridSpec { t_min: Some(0.0), ..kind(Uniform) };
+    let got = variance_of(&published(spec(SolverName::ReverseDiffusion)), &grid, ProcessName::Ve, 50.0);
+    assert!((got - recursion(0.0).1).abs() < 1e-9, "{got}");
+}
+
+#[test]
+fn predictor_and_corrector_are_their_formulas() {
+    let (s, t) = (2.0f64, 1.2f64);
+    let variance = 0.25;
+    let model = exact(Box::new(Edm::default()), Prediction::Eps, &[(1.0, 0.0, 0.5)]);
+    let score = |x: f64| -x / (variance + s * s);
+    let (x, z1, z2, r) = (1.7, -0.4, 0.9, 0.16f64);
+    // One correction, then one step of the predictor.
+    let e = 2.0 * (r * z1 / score(x)).powi(2);
+    let corrected = x + e * score(x) + (2.0 * e).sqrt() * z1;
+    let v = s * s - t * t;
+    let want = corrected + v * score(corrected) + v.sqrt() * z2;
+    let spec = SolverSpec { langevin: Some(Langevin::default()), ..spec(SolverName::ReverseDiffusion) };
+    let mut noise = Scripted(0, |i| [z1, z2][i]);
+    let got = end_with(&spec, &levels(&[s, t]), 1, &model, x, &mut noise);
+    assert!((got - want).abs() < 1e-14, "{got} {want}");
+    // Norms of a sample stay its own; those of the batch are shared.
+    let run = |control, starts: &[f64]| {
+        let langevin = Langevin { control, steps: 3, ..Langevin::default() };
+        let spec = SolverSpec { langevin: Some(langevin), ..spec.clone() };
+        let mut plan = plan(&spec, &levels(&[4.0, 2.0, 1.0, 0.0]), Budget::Auto, &Edm::default()).unwrap();
+        assert_eq!(plan.nfe(), Some(12));
+        values(&run_plan(&mut plan, &model, column(starts), &mut alternating(0.5)))[0]
+    };
+    let alone = run(Control::Sample, &[1.0]);
+    assert!((run(Control::Sample, &[1.0, 9.0]) - alone).abs() < 1e-14);
+    assert!((run(Control::Batch, &[1.0, 9.0]) - alone).abs() > 1e-3);
 }
 
 #[test]

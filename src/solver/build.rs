@@ -1,0 +1,156 @@
+//! The defaults of solvers, and the solvers themselves, from their settings.
+
+use super::ancestral::Ancestral;
+use super::deis::{Deis, Extrapolation};
+use super::dpm_multistep::Multistep;
+use super::dpm_singlestep::{Singlestep, Stages};
+use super::edm::EdmSampler;
+use super::em::EulerMaruyama;
+use super::euler::Euler;
+use super::exponential::is_inner;
+use super::grid::Spacing;
+use super::langevin::Corrected;
+use super::reverse_diffusion::ReverseDiffusion;
+use super::rho_rk::RhoRk;
+use super::sde_dpm::SdeDpm;
+use super::unipc::UniPc;
+use super::{
+    Compat, Form, GridKind, LowerOrderFinal, Method, Solver, SolverName, SolverSpec, SolverType, Tableau,
+    Terminal, Variance, Variant,
+};
+use crate::error::{Error, Result};
+use crate::process::{Family, Point, Process};
+
+/// The number of steps a solver usually makes.
+pub(super) fn usual_steps(spec: &SolverSpec) -> usize {
+    match spec.name {
+        SolverName::EulerMaruyama | SolverName::ReverseDiffusion | SolverName::Ddpm => 1000,
+        SolverName::Ddim | SolverName::Euler | SolverName::Heun => 50,
+        SolverName::Edm => 18,
+        SolverName::SdeDpmPp => 25,
+        _ => 20,
+    }
+}
+
+/// The grid a solver is usually run on.
+pub(super) fn usual_grid(spec: &SolverSpec, process: &dyn Process) -> GridKind {
+    match (process.family(), spec.name) {
+        (Family::Flow, _) => GridKind::Uniform,
+        (Family::NoiseLevel, _) | (_, SolverName::Edm) => GridKind::Karras,
+        (_, SolverName::Dpm | SolverName::DpmPp | SolverName::SdeDpmPp | SolverName::Unipc) => {
+            GridKind::Logsnr
+        }
+        (_, SolverName::Deis) => match spec.variant() {
+            Variant::Tab => GridKind::Quadratic,
+            Variant::Rhoab | Variant::Rhork => GridKind::Karras,
+            Variant::Logrho => GridKind::Logsnr,
+        },
+        _ => GridKind::Uniform,
+    }
+}
+
+/// Where a run usually ends.
+pub(super) fn usual_terminal(spec: &SolverSpec, process: &dyn Process) -> Terminal {
+    let reference_em = spec.name == SolverName::EulerMaruyama && spec.compat == Compat::Reference;
+    match (process.family(), spec.name) {
+        (Family::NoiseLevel, _) | (_, SolverName::Edm | SolverName::Ddpm | SolverName::ReverseDiffusion) => {
+            Terminal::Zero
+        }
+        _ if reference_em => Terminal::Zero,
+        _ => Terminal::TMin,
+    }
+}
+
+/// Inner nodes of the steps of a singlestep run.
+fn stages(
+    points: &[Point],
+    order: usize,
+    list: Option<(Vec<usize>, Spacing)>,
+    process: &dyn Process,
+) -> Result<Vec<Stages>> {
+    let usual = |order: usize| if order == 3 { (1.0 / 3.0, 2.0 / 3.0) } else { (0.5, 1.0) };
+    (points.windows(2).enumerate())
+        .map(|(i, pair)| {
+            let order = match &list {
+                Some((list, _)) => list.get(i).copied().unwrap_or(1),
+                None => order,
+            };
+            let spacing = list.as_ref().map(|(_, spacing)| *spacing);
+            let mut r = usual(order);
+            if let Some(spacing) = spacing
+                && spacing.kind != GridKind::Logsnr
+                && order > 1
+                && is_inner(&pair[0], &pair[1])
+            {
+                let h = pair[1].lambda - pair[0].lambda;
+                let inner = spacing.between(process, pair[0].t, pair[1].t, order)?;
+                let node = |k: usize| (process.lambda(inner[k]) - pair[0].lambda) / h;
+                r = (node(1), node(2));
+            }
+            Ok(Stages { order, r })
+        })
+        .collect()
+}
+
+/// The solver of `spec` with fixed steps on `points`; `list` are the orders of a singlestep run.
+pub(super) fn build(
+    spec: &SolverSpec,
+    points: &[Point],
+    list: Option<(Vec<usize>, Spacing)>,
+    process: &dyn Process,
+) -> Result<Box<dyn Solver>> {
+    let order = spec.order()?;
+    let steps = points.len() - 1;
+    let form = spec.form().unwrap_or(Form::Data);
+    let kind = spec.solver_type.unwrap_or(SolverType::Midpoint);
+    let lower_final = match (spec.lower_order_final, spec.name) {
+        (LowerOrderFinal::On, _) => true,
+        (LowerOrderFinal::Off, _) => false,
+        (LowerOrderFinal::Auto, SolverName::Unipc) => true,
+        (LowerOrderFinal::Auto, SolverName::Deis) => false,
+        (LowerOrderFinal::Auto, _) => steps < 10,
+    };
+    let compat = spec.compat;
+    let multistep =
+        |kind, order| Box::new(Multistep { form, kind, order, lower_final, compat, past: Vec::new() });
+    let solver: Box<dyn Solver> = match spec.name {
+        SolverName::Ddim => Box::new(Ancestral { eta: spec.eta.unwrap_or(0.0), variance: Variance::Small }),
+        SolverName::Ddpm => Box::new(Ancestral { eta: 1.0, variance: spec.variance.unwrap_or_default() }),
+        SolverName::Euler => Box::new(Euler { order: 1, compat }),
+        SolverName::Heun => Box::new(Euler { order: 2, compat }),
+        SolverName::EulerMaruyama => Box::new(EulerMaruyama { eta: spec.eta.unwrap_or(1.0), compat }),
+        SolverName::ReverseDiffusion => Box::new(ReverseDiffusion { compat }),
+        SolverName::Dpm | SolverName::DpmPp if spec.method() == Method::Multistep => multistep(kind, order),
+        SolverName::Dpm | SolverName::DpmPp => {
+            Box::new(Singlestep { form, kind, stages: stages(points, order, list, process)? })
+        }
+        SolverName::SdeDpmPp => Box::new(SdeDpm { form, kind, order, lower_final, compat, past: Vec::new() }),
+        SolverName::Deis => match spec.variant() {
+            Variant::Tab => Box::new(Deis::new(Extrapolation::T, order)),
+            Variant::Rhoab => Box::new(Deis::new(Extrapolation::Rho, order)),
+            Variant::Logrho => multistep(SolverType::Heun, order),
+            Variant::Rhork => {
+                let tableau = spec.tableau.or(Tableau::of_order(order)).unwrap_or(Tableau::Kutta3);
+                Box::new(RhoRk(tableau))
+            }
+        },
+        SolverName::Ipndm => Box::new(Deis::new(Extrapolation::Equal, order - 1)),
+        SolverName::Unipc => Box::new(UniPc {
+            form,
+            kind: spec.solver_type.unwrap_or(SolverType::Bh2),
+            order,
+            lower_final,
+            corrector: spec.corrector.unwrap_or(true),
+            past: Vec::new(),
+            last: None,
+        }),
+        SolverName::Edm => Box::new(EdmSampler { order, churn: spec.churn.unwrap_or_default() }),
+        SolverName::Rk45 | SolverName::DpmAdaptive => {
+            return Err(Error::usage(format!("{} has no grid of its own", spec.name.as_str())).at("--grid"));
+        }
+    };
+    Ok(match spec.langevin {
+        Some(langevin) if langevin.steps > 0 => Box::new(Corrected { predictor: solver, langevin }),
+        _ => solver,
+    })
+}
