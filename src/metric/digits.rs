@@ -3,7 +3,7 @@
 //! The classifier itself is a network like any other; this module only knows how to ask it. Its penultimate
 //! activations are the features, its outputs the logits.
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::features::{Extractor, Features, Wanted, check_images};
 use crate::data::loader::normalize;
@@ -17,13 +17,14 @@ pub struct Digits {
     classifier: Box<Classifier>,
     weights_sha256: Option<String>,
     shape: [i64; 3],
+    device: Device,
 }
 
 impl Digits {
-    /// An extractor that asks `classifier`, which takes images of `shape` (channels, height, width).
+    /// An extractor that asks `classifier`, which takes images of `shape` (channels, height, width) on `device`.
     #[must_use]
-    pub fn new(classifier: Box<Classifier>, shape: [i64; 3], weights_sha256: Option<String>) -> Self {
-        Digits { classifier, weights_sha256, shape }
+    pub fn new(classifier: Box<Classifier>, shape: [i64; 3], device: Device, weights_sha256: Option<String>) -> Self {
+        Digits { classifier, weights_sha256, shape, device }
     }
 }
 
@@ -60,7 +61,7 @@ impl Extractor for Digits {
             )));
         }
         let _no_grad = tch::no_grad_guard();
-        let (pool, logits) = (self.classifier)(&normalize(images)?)?;
+        let (pool, logits) = (self.classifier)(&normalize(&images.f_to_device(self.device)?)?)?;
         Ok(Features { pool, logits: wanted.logits.then_some(logits), spatial: None })
     }
 }
@@ -75,7 +76,7 @@ mod tests {
         let classifier = |x: &Tensor| -> Result<(Tensor, Tensor)> {
             Ok((x.f_flatten(1, -1)?, x.f_flatten(1, -1)?.f_narrow(1, 0, 2)?))
         };
-        let digits = Digits::new(Box::new(classifier), [1, 1, 3], None);
+        let digits = Digits::new(Box::new(classifier), [1, 1, 3], Device::Cpu, None);
         let images = Tensor::from_slice(&[0u8, 51, 255]).view([1, 1, 1, 3]);
         let f = digits.extract(&images, digits.can()).unwrap();
         for (got, want) in tensor_to_f64(&f.pool).unwrap().iter().zip([-1.0, -0.6, 1.0]) {
