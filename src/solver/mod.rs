@@ -17,6 +17,7 @@ mod dpm_multistep;
 mod dpm_singlestep;
 mod edm;
 mod em;
+mod entries;
 mod euler;
 mod exponential;
 mod grid;
@@ -36,7 +37,9 @@ pub use options::{
     Churn, Compat, Control, Form, Langevin, LowerOrderFinal, Method, SolverType, Variance, Variant,
 };
 pub use plan::{Budget, Plan, Solved, plan};
-pub use registry::{Convergence, Measured, Registered, exact_end, measure, registered, selftest};
+pub use registry::{
+    Convergence, Measured, Registered, SELFTEST_STEPS, exact_end, measure, registered, selftest,
+};
 pub use rho_rk::Tableau;
 pub use spec::{SolverName, SolverSpec};
 
