@@ -84,6 +84,11 @@ impl Run<'_> {
         self.model.predict_as(to, x, &at.into(), self.cond)
     }
 
+    /// One call of the model for some samples of the batch, whose part of the condition is `cond`.
+    fn predict_for(&self, cond: &Cond, to: Prediction, x: &Tensor, at: Vec<Point>) -> Result<Tensor> {
+        self.model.predict_as(to, x, &At::each(at), cond)
+    }
+
     /// One call of the model, as clean data and as noise.
     ///
     /// # Errors

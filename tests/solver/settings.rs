@@ -116,6 +116,48 @@ fn adaptive_samples_do_not_depend_on_their_batch() {
     }
 }
 
+/// Predicts the class as the clean data, and checks that condition and batch fit.
+struct OfClass;
+
+impl genlib::denoiser::Denoiser for OfClass {
+    fn prediction(&self) -> Prediction {
+        Prediction::X0
+    }
+    fn process(&self) -> &dyn Process {
+        &Flow
+    }
+    fn predict(
+        &self,
+        x: &tch::Tensor,
+        at: &genlib::process::At,
+        cond: &Cond,
+    ) -> genlib::error::Result<tch::Tensor> {
+        let class = cond.class.as_ref().unwrap().to_kind(Kind::Double).reshape([-1, 1]);
+        assert_eq!(class.size(), x.size());
+        assert!([1, x.size()[0]].contains(&(at.points().len() as i64)));
+        // The further along, the more of the class.
+        Ok(class * at.coef(|p| (3.0 * p.alpha).sin()).tensor(x)?)
+    }
+}
+
+#[test]
+fn samples_that_are_done_leave_with_their_class() {
+    let classes = [1i64, 50, 2, 9];
+    for name in [SolverName::Rk45, SolverName::DpmAdaptive] {
+        let grid = GridSpec { t_max: Some(0.99), t_min: Some(0.01), ..GridSpec::default() };
+        let run = |classes: &[i64]| {
+            let mut plan = plan(&SolverSpec::new(name), &grid, Budget::Auto, &Flow).unwrap();
+            let cond = Cond { class: Some(tch::Tensor::from_slice(classes)), augment: None };
+            let x = column(&vec![0.3; classes.len()]);
+            values(&plan.run(&OfClass, &cond, x, &mut silent(), &mut |_| Ok(())).unwrap().x)
+        };
+        let together = run(&classes);
+        for (k, class) in classes.into_iter().enumerate() {
+            assert!((together[k] - run(&[class])[0]).abs() < 1e-9, "{name:?} {class}");
+        }
+    }
+}
+
 #[test]
 fn singlestep_spends_its_budget_to_the_last_call() {
     let model = exact(Box::new(Vp::default()), Prediction::Eps, &SET_A);
