@@ -228,7 +228,7 @@ fn ends(name: ProcessName, convergence: Convergence) -> GridSpec {
     match convergence {
         Convergence::Ode => GridSpec { t_max, t_min, terminal, ..GridSpec::default() },
         // Noise forgets its errors towards clean data: measure while it is as large as the data.
-        Convergence::Weak => GridSpec { t_max, sigma_min: Some(0.5), terminal, ..GridSpec::default() },
+        Convergence::Weak => GridSpec { t_max, sigma_min: Some(0.15), terminal, ..GridSpec::default() },
     }
 }
 
