@@ -3,15 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 use genlib::process::ProcessName;
-use genlib::solver::{Convergence, measure, registered};
-
-/// Steps of the coarser run: enough to be in the asymptotic range, few enough to be above rounding.
-const STEPS: usize = 256;
+use genlib::solver::{Convergence, SELFTEST_STEPS, measure, registered};
 
 fn check(process: ProcessName) {
     let mut failures = Vec::new();
     for entry in registered() {
-        let m = measure(&entry, process, STEPS).unwrap();
+        let m = measure(&entry, process, SELFTEST_STEPS).unwrap();
         let line = format!(
             "{:28} {process:?} claimed {} measured {:.3} error {:.2e}",
             m.label, m.claimed, m.measured, m.error
@@ -36,6 +33,16 @@ fn on_edm() {
 #[test]
 fn on_the_linear_flow() {
     check(ProcessName::Flow);
+}
+
+#[test]
+fn on_ve() {
+    check(ProcessName::Ve);
+}
+
+#[test]
+fn on_the_trigonometric_flow() {
+    check(ProcessName::TrigFlow);
 }
 
 #[test]

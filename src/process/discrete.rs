@@ -141,6 +141,10 @@ impl Process for Discrete {
         finite(lambda, place / n as f64)
     }
 
+    fn table_len(&self) -> Option<usize> {
+        Some(self.alpha_bar.len())
+    }
+
     fn family(&self) -> Family {
         Family::VariancePreserving
     }

@@ -72,6 +72,10 @@ pub trait Process: Debug + Send + Sync {
     fn t_of_lambda(&self, lambda: f64) -> Result<f64>;
     /// What kind of process it is.
     fn family(&self) -> Family;
+    /// Number of entries, where the process is a table.
+    fn table_len(&self) -> Option<usize> {
+        None
+    }
     /// Standard deviation from which a sample at time `t` near the end is drawn: that of the noise,
     /// or 1 where the process keeps the variance of unit data.
     fn prior_std(&self, t: f64) -> f64 {

@@ -4,6 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::Control;
 use crate::error::Result;
+use crate::net::Cond;
 
 /// Attempts after which a run is given up.
 pub(super) const MOST_ATTEMPTS: usize = 100_000;
@@ -43,4 +44,55 @@ pub(super) fn choose(take: &[bool], a: Tensor, b: &Tensor) -> Result<Tensor> {
     }
     let mask = Tensor::f_from_slice(take)?.f_reshape(&shape)?.f_to_device(a.device())?;
     Ok(a.f_where_self(&mask, b)?)
+}
+
+/// The samples of a batch that are still on their way: only they are computed.
+#[derive(Debug)]
+pub(super) struct Active {
+    /// Their places in the batch.
+    pub places: Vec<usize>,
+    /// The same as a tensor; none where all samples are active.
+    rows: Option<Tensor>,
+}
+
+impl Active {
+    /// Those samples of `x` `[B, ...]` for which `is_active` holds.
+    pub(super) fn of(is_active: impl Iterator<Item = bool>, x: &Tensor) -> Result<Self> {
+        let places: Vec<usize> = is_active.enumerate().filter(|(_, a)| *a).map(|(k, _)| k).collect();
+        let all = x.size().first().is_some_and(|batch| *batch == places.len() as i64);
+        let rows = if all {
+            None
+        } else {
+            let rows: Vec<i64> = places.iter().map(|k| *k as i64).collect();
+            Some(Tensor::f_from_slice(&rows)?.f_to_device(x.device())?)
+        };
+        Ok(Active { places, rows })
+    }
+
+    /// Their part of a tensor over the batch.
+    pub(super) fn take(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.rows {
+            None => Ok(x.shallow_clone()),
+            Some(rows) => Ok(x.f_index_select(0, rows)?),
+        }
+    }
+
+    /// Their part of a list over the batch.
+    pub(super) fn take_list<T: Copy>(&self, list: &[T]) -> Vec<T> {
+        self.places.iter().map(|k| list[*k]).collect()
+    }
+
+    /// `whole` with their part replaced.
+    pub(super) fn put(&self, whole: &Tensor, part: Tensor) -> Result<Tensor> {
+        match &self.rows {
+            None => Ok(part),
+            Some(rows) => Ok(whole.f_index_copy(0, rows, &part)?),
+        }
+    }
+
+    /// Their part of a condition.
+    pub(super) fn take_cond(&self, cond: &Cond) -> Result<Cond> {
+        let part = |x: &Option<Tensor>| x.as_ref().map(|x| self.take(x)).transpose();
+        Ok(Cond { class: part(&cond.class)?, augment: part(&cond.augment)? })
+    }
 }

@@ -6,12 +6,13 @@
 
 use tch::Tensor;
 
-use super::adaptive::{MOST_ATTEMPTS, choose, error_norms, largest};
+use super::adaptive::{Active, MOST_ATTEMPTS, choose, error_norms, largest};
 use super::dpm_singlestep::{final_2, final_3, stage_1, stage_2};
 use super::exponential::{combine_each, first_order};
 use super::{Control, Form, Run, Solver, SolverType};
 use crate::error::{Error, Result};
-use crate::process::{At, Point};
+use crate::net::Cond;
+use crate::process::Point;
 
 /// First step in half log-SNR.
 const FIRST_STEP: f64 = 0.05;
@@ -50,20 +51,19 @@ pub(super) struct State {
 }
 
 impl DpmAdaptive {
-    /// The two solutions of one attempt from `s` by `h` for every sample: lower and higher order.
+    /// The two solutions of one attempt from `s` by `h` to `t` for every sample: lower and higher order.
     fn attempt(
         &self,
         run: &Run<'_>,
-        s: &[Point],
-        t: &[Point],
-        h: &[f64],
+        cond: &Cond,
+        (s, t, h): (&[Point], &[Point], &[f64]),
         x: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
         let (form, kind) = (self.form, self.kind);
         let inner = |r: f64| -> Result<Vec<Point>> {
             s.iter().zip(h).map(|(s, h)| Point::at_lambda(run.process(), s.lambda + r * h)).collect()
         };
-        let model = |x: &Tensor, at: &[Point]| run.predict(form.prediction(), x, At::each(at.to_vec()));
+        let model = |x: &Tensor, at: &[Point]| run.predict_for(cond, form.prediction(), x, at.to_vec());
         fn each<const N: usize>(
             s: &[Point],
             t: &[Point],
@@ -116,37 +116,34 @@ impl Solver for DpmAdaptive {
             },
         };
         let done = |p: &Point| (p.t - end.t).abs() <= CLOSE;
-        // Samples that are done stand still: a step of size zero changes nothing.
-        for (h, p) in state.h.iter_mut().zip(&state.at) {
-            if done(p) {
-                *h = 0.0;
-            }
-        }
-        let t = (state.at.iter().zip(&state.h))
-            .map(|(p, h)| if *h == 0.0 { Ok(*p) } else { Point::at_lambda(run.process(), p.lambda + h) })
+        // Samples that are done are not computed any more.
+        let active = Active::of(state.at.iter().map(|p| !done(p)), &x)?;
+        let (s, h) = (active.take_list(&state.at), active.take_list(&state.h));
+        let t = s
+            .iter()
+            .zip(&h)
+            .map(|(p, h)| Point::at_lambda(run.process(), p.lambda + h))
             .collect::<Result<Vec<_>>>()?;
-        let (low, high) = self.attempt(run, &state.at, &t, &state.h, &x)?;
-        let size = low.f_abs()?.f_maximum(&state.low.f_abs()?)?;
+        let (part, last_low) = (active.take(&x)?, active.take(&state.low)?);
+        let (low, high) = self.attempt(run, &active.take_cond(run.cond)?, (&s, &t, &h), &part)?;
+        let size = low.f_abs()?.f_maximum(&last_low.f_abs()?)?;
         let tolerance = size.f_multiply_scalar(self.rtol)?.f_clamp_min(self.atol)?;
         let errors = error_norms(&high.f_sub(&low)?.f_div(&tolerance)?, self.control, largest)?;
-        let mut accept = vec![false; batch];
-        for k in 0..batch {
-            if done(&state.at[k]) {
-                continue;
-            }
-            let error = errors[k];
+        let mut accept = vec![false; errors.len()];
+        for (j, k) in active.places.iter().enumerate() {
+            let error = errors[j];
             if !error.is_finite() || i > MOST_ATTEMPTS {
                 return Err(Error::non_finite("the error estimate", i as u64));
             }
-            accept[k] = error <= 1.0;
-            if accept[k] {
-                state.at[k] = t[k];
+            accept[j] = error <= 1.0;
+            if accept[j] {
+                state.at[*k] = t[j];
             }
-            let wanted = SAFETY * state.h[k] * error.powf(-1.0 / self.order as f64);
-            state.h[k] = wanted.min(end.lambda - state.at[k].lambda);
+            let wanted = SAFETY * h[j] * error.powf(-1.0 / self.order as f64);
+            state.h[*k] = wanted.min(end.lambda - state.at[*k].lambda);
         }
-        let mut x = choose(&accept, high, &x)?;
-        state.low = choose(&accept, low, &state.low)?;
+        let mut x = active.put(&x, choose(&accept, high, &part)?)?;
+        state.low = active.put(&state.low, choose(&accept, low, &last_low)?)?;
         let whole = end.lambda - start.lambda;
         let left =
             state.at.iter().map(|p| if done(p) { 0.0 } else { end.lambda - p.lambda }).fold(0.0, f64::max);

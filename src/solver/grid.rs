@@ -9,7 +9,7 @@
 //! | logsnr | `lambda = ln(alpha/sigma)` (Lu et al. 2022, "DPM-Solver") |
 //! | karras | `rho^(1/p)`, `rho = sigma/alpha`, p = 7 (Karras et al. 2022, equation 5) |
 //!
-//! or a list of times or noise levels. A run ends at t_min, or goes on to clean data in its last step.
+//! or a list of times or noise levels, or entries of a DDPM table. A run ends at t_min, or goes on to clean data in its last step.
 
 use std::str::FromStr;
 
@@ -43,6 +43,12 @@ pub enum GridKind {
     #[serde(alias = "edm", alias = "polynomial", alias = "rho-power")]
     #[value(aliases = ["edm", "polynomial", "rho-power"])]
     Karras,
+    /// Entries of a DDPM table, equally spaced over the whole of it.
+    Linspace,
+    /// Entries of a DDPM table, equally spaced from entry `offset`.
+    Leading,
+    /// Entries of a DDPM table, equally spaced back from the last one.
+    Trailing,
 }
 
 /// Where a run ends.
@@ -104,6 +110,9 @@ pub struct GridSpec {
     /// Root of time (power): 2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub power: Option<f64>,
+    /// Added to the entries of a table (leading): 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<usize>,
     /// Where the run ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub terminal: Option<Terminal>,
@@ -280,13 +289,16 @@ impl Spacing {
                 .hint(format!("move the end with {end}, or use --grid uniform")))
         };
         let coordinate = |t: f64| match self.kind {
+            GridKind::Linspace | GridKind::Leading | GridKind::Trailing => {
+                Err(bad("entries of a table have nothing in between"))
+            }
             GridKind::Uniform => Ok(t),
             GridKind::Quadratic | GridKind::Power => Ok(power(t)),
             GridKind::Logsnr => finite(process.lambda(t), t, "the log-SNR"),
             GridKind::Karras => finite(power(process.sigma(t) / process.alpha(t)), t, "the noise level"),
         };
         let time = |u: f64| match self.kind {
-            GridKind::Uniform => Ok(u),
+            GridKind::Uniform | GridKind::Linspace | GridKind::Leading | GridKind::Trailing => Ok(u),
             GridKind::Quadratic | GridKind::Power => Ok(u.powf(self.root)),
             GridKind::Logsnr => process.t_of_lambda(u),
             GridKind::Karras => t_of_rho(process, u.powf(self.root)),

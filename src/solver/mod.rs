@@ -17,6 +17,7 @@ mod dpm_multistep;
 mod dpm_singlestep;
 mod edm;
 mod em;
+mod entries;
 mod euler;
 mod exponential;
 mod grid;
@@ -36,7 +37,9 @@ pub use options::{
     Churn, Compat, Control, Form, Langevin, LowerOrderFinal, Method, SolverType, Variance, Variant,
 };
 pub use plan::{Budget, Plan, Solved, plan};
-pub use registry::{Convergence, Measured, Registered, exact_end, measure, registered, selftest};
+pub use registry::{
+    Convergence, Measured, Registered, SELFTEST_STEPS, exact_end, measure, registered, selftest,
+};
 pub use rho_rk::Tableau;
 pub use spec::{SolverName, SolverSpec};
 
@@ -79,6 +82,11 @@ impl Run<'_> {
     /// Where the model fails or the form is not defined there.
     pub fn predict(&self, to: Prediction, x: &Tensor, at: impl Into<At>) -> Result<Tensor> {
         self.model.predict_as(to, x, &at.into(), self.cond)
+    }
+
+    /// One call of the model for some samples of the batch, whose part of the condition is `cond`.
+    fn predict_for(&self, cond: &Cond, to: Prediction, x: &Tensor, at: Vec<Point>) -> Result<Tensor> {
+        self.model.predict_as(to, x, &At::each(at), cond)
     }
 
     /// One call of the model, as clean data and as noise.

@@ -5,6 +5,7 @@ use tch::Tensor;
 use super::build::{build, usual_grid, usual_steps, usual_terminal};
 use super::dpm_adaptive::DpmAdaptive;
 use super::dpm_singlestep::orders;
+use super::entries::{is_on_entries, on_entries};
 use super::grid::{Spacing, point};
 use super::rk45::Rk45;
 use super::{
@@ -102,12 +103,31 @@ pub fn plan(spec: &SolverSpec, grid: &GridSpec, budget: Budget, process: &dyn Pr
     }
 }
 
+/// Refuses fewer steps than the order of a multistep solver.
+fn enough_steps(spec: &SolverSpec, steps: usize) -> Result<()> {
+    let multistep = match spec.name {
+        SolverName::Dpm | SolverName::DpmPp => spec.method() == Method::Multistep,
+        name => matches!(name, SolverName::Unipc | SolverName::SdeDpmPp),
+    };
+    let order = spec.order()?;
+    if !multistep || steps >= order {
+        return Ok(());
+    }
+    Err(Error::usage(format!("{steps} steps are too few"))
+        .at("--steps")
+        .why(format!("{} of order {order} needs {order} steps at least", spec.name.as_str())))
+}
+
 /// A run of `steps` steps on a grid of a kind.
 fn with_steps(spec: &SolverSpec, grid: &GridSpec, steps: usize, process: &dyn Process) -> Result<Plan> {
     if steps == 0 {
         return Err(Error::usage("a run needs one step at least").at("--steps"));
     }
     let spacing = grid.spacing(usual_grid(spec, process))?;
+    if is_on_entries(spacing.kind) {
+        enough_steps(spec, steps)?;
+        return on_points(spec, on_entries(spacing.kind, spec, grid, steps, process)?, None, process);
+    }
     let (high, low) = grid.range(process)?;
     let zero = grid.terminal.unwrap_or(usual_terminal(spec, process)) == Terminal::Zero;
     // A process that has no noise at t_min ends there by itself.
@@ -115,17 +135,11 @@ fn with_steps(spec: &SolverSpec, grid: &GridSpec, steps: usize, process: &dyn Pr
     // The step onto clean data is one of the steps, unless it is a denoising call on top.
     let inside = if zero && !ends_clean { steps - 1 } else { steps };
     let order = spec.order()?;
-    let is_dpm = matches!(spec.name, SolverName::Dpm | SolverName::DpmPp);
     let mut chosen = None;
     let mut times = match spec.method() {
         _ if inside == 0 => vec![high],
         Method::Multistep => {
-            let multistep = is_dpm || matches!(spec.name, SolverName::Unipc | SolverName::SdeDpmPp);
-            if multistep && steps < order {
-                return Err(Error::usage(format!("{steps} steps are too few"))
-                    .at("--steps")
-                    .why(format!("{} of order {order} needs {order} steps at least", spec.name.as_str())));
-            }
+            enough_steps(spec, steps)?;
             spacing.between(process, high, low, inside)?
         }
         Method::SinglestepFixed => {

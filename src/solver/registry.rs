@@ -69,6 +69,10 @@ impl Measured {
     }
 }
 
+/// Steps of the coarser run of a measurement: enough to be in the asymptotic range, few enough to be above
+/// rounding.
+pub const SELFTEST_STEPS: usize = 256;
+
 /// Every solver variant with fixed steps.
 #[must_use]
 pub fn registered() -> Vec<Registered> {
@@ -224,7 +228,7 @@ fn ends(name: ProcessName, convergence: Convergence) -> GridSpec {
     match convergence {
         Convergence::Ode => GridSpec { t_max, t_min, terminal, ..GridSpec::default() },
         // Noise forgets its errors towards clean data: measure while it is as large as the data.
-        Convergence::Weak => GridSpec { t_max, sigma_min: Some(0.5), terminal, ..GridSpec::default() },
+        Convergence::Weak => GridSpec { t_max, sigma_min: Some(0.15), terminal, ..GridSpec::default() },
     }
 }
 
@@ -284,8 +288,8 @@ pub fn measure(entry: &Registered, process: ProcessName, steps: usize) -> Result
     })
 }
 
-/// Measures the order of every registered solver on `processes` with runs of `steps` and twice as many
-/// steps. `watch` sees each result and may stop by an error.
+/// Measures the order of every registered solver on `processes` with runs of `steps` (usually
+/// [`SELFTEST_STEPS`]) and twice as many steps: a second or two for each process. `watch` sees each result and may stop by an error.
 ///
 /// # Errors
 /// Where a run fails or `watch` says so.

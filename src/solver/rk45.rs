@@ -8,7 +8,7 @@
 
 use tch::Tensor;
 
-use super::adaptive::{MOST_ATTEMPTS, choose, error_norms, root_mean_square};
+use super::adaptive::{Active, MOST_ATTEMPTS, choose, error_norms, root_mean_square};
 use super::exponential::first_order;
 use super::{Control, Form, Run, Solver};
 use crate::denoiser::Prediction;
@@ -116,55 +116,52 @@ impl Solver for Rk45 {
             Some(state) => state,
             None => self.start(run, &x)?,
         };
-        // Nobody steps past the end.
-        let h: Vec<f64> = state.t.iter().zip(&state.h).map(|(t, h)| h.min(t - end.t)).collect();
-        let mut slopes = vec![state.slope.shallow_clone()];
-        let mut next = x.shallow_clone();
+        // Samples that are done are not computed any more, and nobody steps past the end.
+        let active = Active::of(state.t.iter().map(|t| *t > end.t), &x)?;
+        let cond = active.take_cond(run.cond)?;
+        let t = active.take_list(&state.t);
+        let h: Vec<f64> = active.places.iter().map(|k| state.h[*k].min(state.t[*k] - end.t)).collect();
+        let (part, slope) = (active.take(&x)?, active.take(&state.slope)?);
+        let mut slopes = vec![slope.shallow_clone()];
+        let mut next = part.shallow_clone();
         for (c, row) in C.iter().zip(A) {
-            let mut terms: Vec<(Coef, &Tensor)> = vec![(1.0.into(), &x)];
+            let mut terms: Vec<(Coef, &Tensor)> = vec![(1.0.into(), &part)];
             terms.extend(row.iter().zip(&slopes).map(|(a, k)| (Coef(h.iter().map(|h| -h * a).collect()), k)));
             let stage = combine(&terms)?;
-            let points = state
-                .t
-                .iter()
-                .zip(&h)
-                .map(|(t, h)| {
-                    Point::new(run.process(), if *c == 1.0 && t - h <= end.t { end.t } else { t - c * h })
-                })
-                .collect();
-            slopes.push(run.predict(Prediction::Velocity, &stage, At::each(points))?);
+            let at = |(t, h): (&f64, &f64)| {
+                Point::new(run.process(), if *c == 1.0 && t - h <= end.t { end.t } else { t - c * h })
+            };
+            let points = t.iter().zip(&h).map(at).collect();
+            slopes.push(run.predict_for(&cond, Prediction::Velocity, &stage, points)?);
             next = stage;
         }
         let terms: Vec<(Coef, &Tensor)> =
             E.iter().zip(&slopes).map(|(e, k)| (Coef(h.iter().map(|h| h * e).collect()), k)).collect();
-        let scale = self.scale(&x.f_abs()?.f_maximum(&next.f_abs()?)?)?;
+        let scale = self.scale(&part.f_abs()?.f_maximum(&next.f_abs()?)?)?;
         let errors = self.norms(&combine(&terms)?.f_div(&scale)?)?;
         let mut accept = vec![false; h.len()];
-        for k in 0..h.len() {
-            if h[k] == 0.0 {
-                continue;
-            }
-            let error = errors[k];
-            let smallest = 10.0 * f64::EPSILON * state.t[k].abs().max(f64::MIN_POSITIVE);
-            if !error.is_finite() || h[k] < smallest || i > MOST_ATTEMPTS {
+        for (j, k) in active.places.iter().enumerate() {
+            let error = errors[j];
+            let smallest = 10.0 * f64::EPSILON * t[j].abs();
+            if !error.is_finite() || h[j] < smallest || i > MOST_ATTEMPTS {
                 return Err(Error::run("the adaptive solver cannot meet the tolerance")
-                    .at(format!("t = {}", state.t[k]))
-                    .why(format!("error estimate {error} with step {}", h[k]))
+                    .at(format!("t = {}", t[j]))
+                    .why(format!("error estimate {error} with step {}", h[j]))
                     .hint("raise --rtol and --atol, or use a solver with fixed steps"));
             }
-            accept[k] = error < 1.0;
+            accept[j] = error < 1.0;
             let factor = 0.9 * error.powf(-0.2);
-            if accept[k] {
-                state.t[k] = if h[k] >= state.t[k] - end.t { end.t } else { state.t[k] - h[k] };
-                state.h[k] = h[k] * factor.min(if state.rejected[k] { 1.0 } else { 10.0 });
+            if accept[j] {
+                state.t[*k] = if h[j] >= t[j] - end.t { end.t } else { t[j] - h[j] };
+                state.h[*k] = h[j] * factor.min(if state.rejected[*k] { 1.0 } else { 10.0 });
             } else {
-                state.h[k] = h[k] * factor.max(0.2);
+                state.h[*k] = h[j] * factor.max(0.2);
             }
-            state.rejected[k] = !accept[k];
+            state.rejected[*k] = !accept[j];
         }
-        let newest = slopes.pop().unwrap_or_else(|| state.slope.shallow_clone());
-        state.slope = choose(&accept, newest, &state.slope)?;
-        let mut x = choose(&accept, next, &x)?;
+        let newest = slopes.pop().unwrap_or_else(|| slope.shallow_clone());
+        state.slope = active.put(&state.slope, choose(&accept, newest, &slope)?)?;
+        let mut x = active.put(&x, choose(&accept, next, &part)?)?;
         let left = state.t.iter().map(|t| t - end.t).fold(0.0, f64::max);
         state.fraction = if left == 0.0 { 1.0 } else { (1.0 - left / (start.t - end.t)).min(1.0 - 1e-12) };
         if left == 0.0

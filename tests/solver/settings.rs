@@ -116,6 +116,48 @@ fn adaptive_samples_do_not_depend_on_their_batch() {
     }
 }
 
+/// Predicts the class as the clean data, and checks that condition and batch fit.
+struct OfClass;
+
+impl genlib::denoiser::Denoiser for OfClass {
+    fn prediction(&self) -> Prediction {
+        Prediction::X0
+    }
+    fn process(&self) -> &dyn Process {
+        &Flow
+    }
+    fn predict(
+        &self,
+        x: &tch::Tensor,
+        at: &genlib::process::At,
+        cond: &Cond,
+    ) -> genlib::error::Result<tch::Tensor> {
+        let class = cond.class.as_ref().unwrap().to_kind(Kind::Double).reshape([-1, 1]);
+        assert_eq!(class.size(), x.size());
+        assert!([1, x.size()[0]].contains(&(at.points().len() as i64)));
+        // The further along, the more of the class.
+        Ok(class * at.coef(|p| (3.0 * p.alpha).sin()).tensor(x)?)
+    }
+}
+
+#[test]
+fn samples_that_are_done_leave_with_their_class() {
+    let classes = [1i64, 50, 2, 9];
+    for name in [SolverName::Rk45, SolverName::DpmAdaptive] {
+        let grid = GridSpec { t_max: Some(0.99), t_min: Some(0.01), ..GridSpec::default() };
+        let run = |classes: &[i64]| {
+            let mut plan = plan(&SolverSpec::new(name), &grid, Budget::Auto, &Flow).unwrap();
+            let cond = Cond { class: Some(tch::Tensor::from_slice(classes)), augment: None };
+            let x = column(&vec![0.3; classes.len()]);
+            values(&plan.run(&OfClass, &cond, x, &mut silent(), &mut |_| Ok(())).unwrap().x)
+        };
+        let together = run(&classes);
+        for (k, class) in classes.into_iter().enumerate() {
+            assert!((together[k] - run(&[class])[0]).abs() < 1e-9, "{name:?} {class}");
+        }
+    }
+}
+
 #[test]
 fn singlestep_spends_its_budget_to_the_last_call() {
     let model = exact(Box::new(Vp::default()), Prediction::Eps, &SET_A);
@@ -232,6 +274,16 @@ fn what_is_not_defined_is_refused_with_the_reason() {
     refused(new(Dpm), zero, ten, &vp, "infinite at t = 0");
     refused(new(DpmAdaptive), auto(), Budget::Auto, &Flow, "--t-max");
     refused(new(Ddim), "t:1,0.5,0.1".parse().unwrap(), ten, &vp, "the grid has 2 steps, but 10");
+    refused(new(Ddim), kind(GridKind::Leading), ten, &vp, "processes with a table");
+    let table = ProcessName::Ddpm.spec().build().unwrap();
+    refused(
+        new(Ddim),
+        kind(GridKind::Leading),
+        Budget::Steps(2000),
+        table.as_ref(),
+        "do not fit a table of 1000",
+    );
+    refused(new(Dpm), kind(GridKind::Trailing), ten, table.as_ref(), "multistep");
     let lowered = SolverSpec { lower_order_final: LowerOrderFinal::On, ..new(Ddim) };
     refused(lowered, auto(), ten, &vp, "lower-order-final");
 }
@@ -311,5 +363,34 @@ fn specs_round_trip_and_refuse_unknown_keys() {
         let value = name.to_possible_value().unwrap();
         assert_eq!(value.get_name(), name.as_str());
         assert_eq!(serde_json::to_value(name).unwrap().as_str(), Some(name.as_str()));
+    }
+}
+
+#[test]
+fn memory_does_not_grow_with_steps() {
+    // 2 MiB a state: keeping those of 300 steps would take 600 MiB.
+    let resident = || -> u64 {
+        let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+        text.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    };
+    let model = OfPoint { process: Box::new(Vp::default()), prediction: Prediction::Eps, f: |p| p.t };
+    for name in [SolverName::DpmPp, SolverName::Unipc, SolverName::Deis] {
+        let run = |steps| {
+            let mut plan =
+                plan(&SolverSpec::new(name), &GridSpec::default(), Budget::Steps(steps), &Vp::default())
+                    .unwrap();
+            let x =
+                tch::Tensor::zeros([1, 1 << 18], (Kind::Double, tch::Device::Cpu)).set_requires_grad(true);
+            let mut most = 0;
+            plan.run(&model, &Cond::default(), x, &mut silent(), &mut |progress| {
+                assert!(!progress.x.requires_grad());
+                most = resident().max(most);
+                Ok(())
+            })
+            .unwrap();
+            most
+        };
+        let (few, many) = (run(5), run(300));
+        assert!(many < few + (150 << 20), "{name:?}: {few} {many}");
     }
 }

@@ -4,7 +4,7 @@ use genlib::denoiser::Prediction;
 use genlib::process::{BetaSchedule, Discrete, Edm, Flow, Point, Process, ProcessName, Vp, alpha_bar};
 use genlib::solver::{
     Budget, Churn, Compat, Control, Form, GridKind, GridSpec, Langevin, LowerOrderFinal, Method, SolverName,
-    SolverSpec, SolverType, Tableau, Terminal, Variant, exact_end, plan,
+    SolverSpec, SolverType, Tableau, Terminal, Variance, Variant, exact_end, plan,
 };
 
 use super::models::*;
@@ -337,15 +337,28 @@ fn runs_of_other_programs() {
     let close = |got: f64, want: f64, name: &str| assert!((got - want).abs() < 2e-5, "{name}: {got} {want}");
     let table = || Discrete::new(alpha_bar(BetaSchedule::Linear, 1000, 1e-4, 0.02)).unwrap();
     let ddpm = exact(Box::new(table()), Prediction::Eps, &SET_A);
-    // "trailing" spacing: entries 999, 899, ..., 99.
-    let nodes: Vec<f64> = (0..10).map(|i| 1.0 - 0.1 * f64::from(i)).collect();
-    let onto = |last: f64| times(&[nodes.clone(), vec![last]].concat());
-    let to_zero = onto(0.0);
-    close(end(&spec(Ddim), &to_zero, 10, &ddpm, 0.7), 0.565302, "ddim");
-    close(end(&multi(DpmPp, 2, Midpoint, On), &to_zero, 10, &ddpm, 0.7), 0.607374, "dpm++");
-    close(end(&unipc(2, Bh2, Form::Data, On), &to_zero, 10, &ddpm, 0.7), 0.612394, "unipc");
-    let lowered = SolverSpec { lower_order_final: On, ..deis(Variant::Logrho, 2) };
-    close(end(&lowered, &onto(1e-3), 10, &ddpm, 0.7), 0.599924, "deis");
+    use GridKind::{Leading, Linspace, Trailing};
+    let onto_entry_0 = |k| GridSpec { terminal: Some(Terminal::TMin), ..kind(k) };
+    let logrho = SolverSpec { lower_order_final: On, ..deis(Variant::Logrho, 2) };
+    let (two, pc) = (multi(DpmPp, 2, Midpoint, On), unipc(2, Bh2, Form::Data, On));
+    let three = published(multi(DpmPp, 3, Midpoint, On));
+    for (name, spec, grid, want) in [
+        ("ddim leading", spec(Ddim), kind(Leading), 0.566702),
+        ("ddim trailing", spec(Ddim), kind(Trailing), 0.565302),
+        ("dpm++ linspace", two.clone(), kind(Linspace), 0.606529),
+        ("dpm++ leading", two.clone(), kind(Leading), 0.614428),
+        ("dpm++ trailing", two.clone(), kind(Trailing), 0.607374),
+        ("dpm++ onto entry 0", two, onto_entry_0(Linspace), 0.609479),
+        ("dpm++ 3", three, kind(Linspace), 0.612457),
+        ("unipc linspace", pc.clone(), kind(Linspace), 0.611528),
+        ("unipc leading", pc.clone(), kind(Leading), 0.618141),
+        ("unipc trailing", pc, kind(Trailing), 0.612394),
+        ("deis linspace", logrho.clone(), onto_entry_0(Linspace), 0.599288),
+        ("deis leading", logrho.clone(), onto_entry_0(Leading), 0.606396),
+        ("deis trailing", logrho, onto_entry_0(Trailing), 0.599924),
+    ] {
+        close(end(&spec, &grid, 10, &ddpm, 0.7), want, name);
+    }
     let edm = exact(Box::new(Edm::default()), Prediction::X0, &SET_A);
     let grid = GridSpec::default();
     close(end(&spec(Euler), &grid, 10, &edm, 40.0), 0.466349, "edm euler");
@@ -526,4 +539,35 @@ fn slopes_on_set_a() {
         let error = |steps: usize| (end(&row.1, &kind(row.2), steps * row.3, &model, 0.7) - want).abs();
         (error(256) / error(512)).log2()
     });
+}
+
+#[test]
+fn ancestral_steps_are_those_of_ddpm() {
+    // Ho et al. 2020, equations 6 and 7, on entries 600 and 590 of the table.
+    let table = alpha_bar(BetaSchedule::Linear, 1000, 1e-4, 0.02);
+    let (now, before) = (table[600], table[590]);
+    let (alpha, beta) = (now / before, 1.0 - now / before);
+    let process = Discrete::new(table.clone()).unwrap();
+    let model = OfPoint { process: Box::new(process.clone()), prediction: Prediction::X0, f: |_| 0.8 };
+    let (x, z) = (-0.4, 1.3);
+    let mean = before.sqrt() * beta / (1.0 - now) * 0.8 + alpha.sqrt() * (1.0 - before) / (1.0 - now) * x;
+    let small = (1.0 - before) / (1.0 - now) * beta;
+    for (variance, squared) in [(Variance::Small, small), (Variance::Large, beta)] {
+        let spec = SolverSpec { variance: Some(variance), ..spec(SolverName::Ddpm) };
+        let grid = times(&[0.601, 0.591]);
+        let got = end_with(&spec, &grid, 1, &model, x, &mut Scripted(0, |_| z));
+        let want = mean + squared.sqrt() * z;
+        assert!((got - want).abs() < 1e-12, "{variance:?}: {got} {want}");
+    }
+}
+
+#[test]
+fn euler_maruyama_without_noise_is_euler() {
+    for name in [ProcessName::Vp, ProcessName::Flow] {
+        let model = exact(name.spec().build().unwrap(), Prediction::X0, &SET_A);
+        let quiet = SolverSpec { eta: Some(0.0), ..spec(EulerMaruyama) };
+        let grid = GridSpec::default();
+        let (a, b) = (end(&quiet, &grid, 10, &model, 0.7), end(&spec(Euler), &grid, 10, &model, 0.7));
+        assert!((a - b).abs() < 1e-13, "{name:?}: {a} {b}");
+    }
 }
