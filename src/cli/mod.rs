@@ -17,8 +17,11 @@ use ui::{Color, LogFormat, Ui};
 pub mod bench;
 pub mod completions;
 pub mod doctor;
+pub mod eval_fid;
 pub mod inspect;
+pub mod ref_stats;
 pub mod sample;
+pub mod selftest;
 pub mod train;
 pub mod ui;
 
@@ -100,7 +103,10 @@ impl Globals {
 enum Command {
     Train(Box<train::TrainArgs>),
     Sample(Box<sample::SampleArgs>),
+    EvalFid(Box<eval_fid::EvalFidArgs>),
+    RefStats(Box<ref_stats::RefStatsArgs>),
     Inspect(inspect::InspectArgs),
+    Selftest(selftest::SelftestArgs),
     Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
@@ -155,7 +161,10 @@ fn dispatch(cli: &Cli, ui: Ui) -> anyhow::Result<()> {
     match &cli.command {
         Command::Train(args) => train::run(args, &cli.globals, ui),
         Command::Sample(args) => sample::run(args, &cli.globals, ui),
+        Command::EvalFid(args) => eval_fid::run(args, &cli.globals, ui),
+        Command::RefStats(args) => ref_stats::run(args, &cli.globals, ui),
         Command::Inspect(args) => inspect::run(args, ui),
+        Command::Selftest(args) => selftest::run(args, &cli.globals, ui),
         Command::Bench(args) => bench::run(args, &cli.globals, ui),
         Command::Doctor(args) => doctor::run(args, &cli.globals, ui),
         Command::Completions(args) => completions::completions(args, ui),

@@ -37,9 +37,7 @@ pub use options::{
     Churn, Compat, Control, Form, Langevin, LowerOrderFinal, Method, SolverType, Variance, Variant,
 };
 pub use plan::{Budget, Plan, Solved, plan};
-pub use registry::{
-    Convergence, Measured, Registered, SELFTEST_STEPS, exact_end, measure, registered, selftest,
-};
+pub use registry::{Convergence, Measured, Registered, SELFTEST_STEPS, exact_end, measure, registered};
 pub use rho_rk::Tableau;
 pub use spec::{SolverName, SolverSpec};
 

@@ -287,27 +287,3 @@ pub fn measure(entry: &Registered, process: ProcessName, steps: usize) -> Result
         error: fine,
     })
 }
-
-/// Measures the order of every registered solver on `processes` with runs of `steps` (usually
-/// [`SELFTEST_STEPS`]) and twice as many steps: a second or two for each process. `watch` sees each result and may stop by an error.
-///
-/// # Errors
-/// Where a run fails or `watch` says so.
-pub fn selftest(
-    processes: &[ProcessName],
-    steps: usize,
-    watch: &mut dyn FnMut(&Measured) -> Result<()>,
-) -> Result<Vec<Measured>> {
-    if steps < 4 {
-        return Err(Error::usage("orders cannot be measured with fewer than 4 steps").at("--steps"));
-    }
-    let mut results = Vec::new();
-    for entry in registered() {
-        for process in processes {
-            let measured = measure(&entry, *process, steps)?;
-            watch(&measured)?;
-            results.push(measured);
-        }
-    }
-    Ok(results)
-}
