@@ -13,7 +13,7 @@ use super::{
     plan,
 };
 use crate::denoiser::{Mixture, Prediction};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::math::normal_cdf;
 use crate::net::Cond;
 use crate::noise::Noise;
