@@ -161,8 +161,6 @@ fn upload(values: impl Iterator<Item = f64>, device: Device) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::spec::NetSpec;
-    use crate::net::store::Store;
     use crate::process::{Point, Span};
     use crate::torch::shim::Generator;
 
@@ -227,6 +225,7 @@ mod tests {
 
     #[test]
     fn in_blocks_a_sample_does_not_depend_on_its_batch() {
+        use crate::net::{spec::NetSpec, store::Store};
         let _guard = tch::no_grad_guard();
         let store = Store::new(Device::Cpu, Kind::Float, 1);
         let spec: NetSpec = toml::from_str("type = \"mlp\"\nwidths = [256, 256]").unwrap();
