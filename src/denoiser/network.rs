@@ -51,13 +51,22 @@ pub struct NetDenoiser {
     process: Box<dyn Process>,
     precond: Precond,
     compute: Compute,
+    block: Option<i64>,
 }
 
 impl NetDenoiser {
     /// `net`, trained on `process` within `precond`, run as `compute` says.
     #[must_use]
     pub fn new(net: Box<dyn Network>, process: Box<dyn Process>, precond: Precond, compute: Compute) -> Self {
-        NetDenoiser { net, process, precond, compute }
+        NetDenoiser { net, process, precond, compute, block: None }
+    }
+
+    /// The same model, whose network always sees exactly `block` samples at once (the last block is filled
+    /// up). Matrix products sum in an order that depends on their shape, so only this makes a sample the
+    /// same to the last bit in batches of any size.
+    #[must_use]
+    pub fn in_blocks(self, block: i64) -> Self {
+        NetDenoiser { block: Some(block.max(1)), ..self }
     }
 
     /// The network.
@@ -70,6 +79,34 @@ impl NetDenoiser {
     #[must_use]
     pub fn precond(&self) -> &Precond {
         &self.precond
+    }
+}
+
+impl NetDenoiser {
+    /// The network's raw output, in blocks if asked for.
+    fn call(&self, x: &Tensor, t: &Tensor, cond: &Cond) -> Result<Tensor> {
+        let batch = x.size()[0];
+        let run =
+            |x: &Tensor, t: &Tensor, cond: &Cond| self.compute.run(self.net.as_ref(), x, t, cond, Mode::Eval);
+        let Some(block) = self.block.filter(|&block| block != batch && batch > 0) else {
+            return run(x, t, cond);
+        };
+        let mut outs = Vec::new();
+        for start in (0..batch).step_by(usize::try_from(block).unwrap_or(1)) {
+            let n = block.min(batch - start);
+            let part = |t: &Tensor| -> Result<Tensor> {
+                if n == block {
+                    return Ok(t.f_narrow(0, start, n)?);
+                }
+                // The last sample, as often as it takes.
+                let index = Tensor::f_arange_start(start, start + block, (Kind::Int64, t.device()))?;
+                Ok(t.f_index_select(0, &index.f_clamp_max(batch - 1)?)?)
+            };
+            let optional = |t: &Option<Tensor>| t.as_ref().map(part).transpose();
+            let cond = Cond { class: optional(&cond.class)?, augment: optional(&cond.augment)? };
+            outs.push(run(&part(x)?, &part(t)?, &cond)?.f_narrow(0, 0, n)?);
+        }
+        Ok(Tensor::f_cat(&outs, 0)?)
     }
 }
 
@@ -93,7 +130,7 @@ impl Denoiser for NetDenoiser {
             [one] => Tensor::f_full([batch], one.time, (Kind::Double, x.device()))?,
             each => upload(each.iter().map(|s| s.time), x.device())?,
         };
-        let out = self.compute.run(self.net.as_ref(), &input, &time, cond, Mode::Eval)?;
+        let out = self.call(&input, &time, cond)?;
         let out = scaled(&out.f_to_kind(x.kind())?, &scalings, |s| s.out)?;
         if scalings.iter().all(|s| s.skip == 0.0) {
             return Ok(out);
@@ -156,6 +193,31 @@ mod tests {
             assert_eq!(all.kind(), Kind::Double);
             assert!((all - each).abs().max().double_value(&[]) < 1e-7);
         }
+    }
+
+    #[test]
+    fn in_blocks_a_sample_does_not_depend_on_its_batch() {
+        use crate::net::{spec::NetSpec, store::Store};
+        let _guard = tch::no_grad_guard();
+        let store = Store::new(Device::Cpu, Kind::Float, 1);
+        let spec: NetSpec = toml::from_str("type = \"mlp\"\nwidths = [256, 256]").unwrap();
+        let net = spec.build(&store.root(), &[64], 10).unwrap();
+        let process = denoiser(Precond::Ve).process;
+        let d =
+            NetDenoiser::new(net, process, Precond::Edm { sigma_data: 0.5 }, Compute::default()).in_blocks(4);
+        let x = Generator::new(3).unwrap().normal(&[7, 64], Kind::Float).unwrap();
+        let class = Tensor::arange(7, (Kind::Int64, Device::Cpu));
+        let at = At::all(Point::new(d.process(), 0.4));
+        let run = |from: i64, n: i64| {
+            let cond = Cond { class: Some(class.narrow(0, from, n)), augment: None };
+            d.predict(&x.narrow(0, from, n), &at, &cond).unwrap()
+        };
+        let whole = run(0, 7);
+        assert_eq!(whole.size(), [7, 64]);
+        for i in 0..7 {
+            assert!(run(i, 1).equal(&whole.narrow(0, i, 1)), "{i}");
+        }
+        assert!(run(2, 4).equal(&whole.narrow(0, 2, 4)));
     }
 
     #[test]

@@ -7,14 +7,13 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Div;
 
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::math::rng::named_seed;
-use crate::net::layers::init::Init;
 use crate::torch::shim;
+
+pub use super::path::Path;
 
 /// What a stored tensor is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,14 +27,15 @@ pub enum Role {
 }
 
 #[derive(Debug)]
-struct Entry {
-    name: String,
-    tensor: Tensor,
-    role: Role,
+pub(super) struct Entry {
+    pub name: String,
+    pub tensor: Tensor,
+    pub role: Role,
 }
 
+/// What first values come from.
 #[derive(Debug, Clone, Copy)]
-enum Fill {
+pub(super) enum Fill {
     Seeded(u64),
     Empty,
 }
@@ -45,7 +45,7 @@ enum Fill {
 pub struct Store {
     device: Device,
     kind: Kind,
-    fill: Fill,
+    pub(super) fill: Fill,
     entries: RefCell<Vec<Entry>>,
     index: RefCell<HashMap<String, usize>>,
 }
@@ -70,7 +70,7 @@ impl Store {
     /// Where names start.
     #[must_use]
     pub fn root(&self) -> Path<'_> {
-        Path { store: self, prefix: String::new() }
+        Path::root(self)
     }
 
     /// Device of all tensors.
@@ -207,7 +207,7 @@ impl Store {
         Ok(())
     }
 
-    fn insert(&self, entry: Entry) -> Result<Tensor> {
+    pub(super) fn insert(&self, entry: Entry) -> Result<Tensor> {
         let mut index = self.index.borrow_mut();
         let mut entries = self.entries.borrow_mut();
         if index.insert(entry.name.clone(), entries.len()).is_some() {
@@ -245,87 +245,10 @@ fn misfit(missing: &[&str], unused: &[&str]) -> Error {
         .hint("the options of the network must be those it was trained with")
 }
 
-/// A place in a store: names are joined with dots.
-#[derive(Debug, Clone)]
-pub struct Path<'a> {
-    store: &'a Store,
-    prefix: String,
-}
-
-impl<'a> Path<'a> {
-    /// The place `name` (which may itself have dots) below this one.
-    #[must_use]
-    pub fn sub(&self, name: impl AsRef<str>) -> Path<'a> {
-        Path { store: self.store, prefix: self.full(name.as_ref()) }
-    }
-
-    fn full(&self, name: &str) -> String {
-        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
-    }
-
-    /// The store.
-    #[must_use]
-    pub fn store(&self) -> &'a Store {
-        self.store
-    }
-
-    /// A trained tensor `name` of `shape`.
-    ///
-    /// # Errors
-    /// Where the name is taken, or libtorch fails.
-    pub fn param(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
-        let name = self.full(name);
-        let tensor = self.first_values(&name, shape, init)?.f_set_requires_grad(true)?;
-        self.store.insert(Entry { name, tensor, role: Role::Param })
-    }
-
-    /// An untrained tensor `name` that is part of the model.
-    ///
-    /// # Errors
-    /// Where the name is taken, or libtorch fails.
-    pub fn buffer(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
-        let name = self.full(name);
-        let tensor = self.first_values(&name, shape, init)?;
-        self.store.insert(Entry { name, tensor, role: Role::Buffer })
-    }
-
-    /// A tensor `name` that follows from the network's options.
-    ///
-    /// # Errors
-    /// Where the name is taken, `values` do not fill `shape`, or libtorch fails.
-    pub fn constant(&self, name: &str, shape: &[i64], values: &[f64]) -> Result<Tensor> {
-        let name = self.full(name);
-        let tensor = Tensor::f_from_slice(values)?.f_reshape(shape)?;
-        let tensor = tensor.f_to_kind(self.store.kind)?.f_to_device(self.store.device)?;
-        self.store.insert(Entry { name, tensor, role: Role::Constant })
-    }
-
-    fn first_values(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
-        let Store { device, kind, fill, .. } = *self.store;
-        match fill {
-            Fill::Seeded(seed) => Ok(init.draw(shape, kind, named_seed(seed, name))?.f_to_device(device)?),
-            Fill::Empty => Ok(Tensor::f_empty(shape, (kind, device))?),
-        }
-    }
-}
-
-impl<'a, S: AsRef<str>> Div<S> for &Path<'a> {
-    type Output = Path<'a>;
-    fn div(self, name: S) -> Path<'a> {
-        self.sub(name)
-    }
-}
-
-impl<'a, S: AsRef<str>> Div<S> for Path<'a> {
-    type Output = Path<'a>;
-    fn div(self, name: S) -> Path<'a> {
-        self.sub(name)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::layers::init::Init;
 
     fn small(seed: u64) -> Store {
         let store = Store::new(Device::Cpu, Kind::Float, seed);
