@@ -23,7 +23,12 @@ pub struct Digits {
 impl Digits {
     /// An extractor that asks `classifier`, which takes images of `shape` (channels, height, width) on `device`.
     #[must_use]
-    pub fn new(classifier: Box<Classifier>, shape: [i64; 3], device: Device, weights_sha256: Option<String>) -> Self {
+    pub fn new(
+        classifier: Box<Classifier>,
+        shape: [i64; 3],
+        device: Device,
+        weights_sha256: Option<String>,
+    ) -> Self {
         Digits { classifier, weights_sha256, shape, device }
     }
 }

@@ -581,9 +581,15 @@ fn feature_metrics(
         }
     }
     if asked(MetricKind::Nn) {
-        // Equal sizes, as otherwise 0.5 does not stand for equal distributions.
-        let both = n.min(m) as i64;
-        report.nn_accuracy = Some(nn_two_sample(&x.f_narrow(0, 0, both)?, &y.f_narrow(0, 0, both)?)?);
+        // Equal sizes, as otherwise 0.5 does not stand for equal distributions; a random part of the larger set,
+        // as files are often ordered by class or author.
+        let both = n.min(m);
+        let part = |x: &Tensor, n: usize| -> Result<Tensor> {
+            let chosen = choose(n, Some(both), SubsetRule::Random, options.seed)?;
+            let index: Vec<i64> = chosen.into_iter().map(|i| i as i64).collect();
+            Ok(x.f_index_select(0, &Tensor::f_from_slice(&index)?.f_to_device(x.device())?)?)
+        };
+        report.nn_accuracy = Some(nn_two_sample(&part(x, n)?, &part(y, m)?)?);
     }
     if asked(MetricKind::Mind) {
         report.mind = Some(mind(x, y, 1000, 2020)?);
