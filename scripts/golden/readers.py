@@ -38,7 +38,31 @@ class Custom:
         self.note = "hello"
 
 
+class Plain(torch.nn.Module):
+    """Features are the mean colours."""
+
+    def forward(self, img):
+        return img.mean(dim=(2, 3))
+
+
+class Nvidia(torch.nn.Module):
+    """The call convention of NVIDIA's Inception file, with mean colours as features and two classes."""
+
+    def forward(
+        self, img: torch.Tensor, return_features: bool = False, use_fp16: bool = False, no_output_bias: bool = False
+    ) -> torch.Tensor:
+        x = img.to(torch.float32).mean(dim=(2, 3))
+        if return_features:
+            return x
+        logits = x[:, :2] / 100
+        if not no_output_bias:
+            logits = logits + 1000 * torch.tensor([0.0, 1.0])
+        return logits.softmax(dim=1)
+
+
 def main(folder):
+    torch.jit.script(Plain()).save(folder / "plain.pt")
+    torch.jit.script(Nvidia()).save(folder / "nvidia.pt")
     for name, zipped in [("zip", True), ("legacy", False)]:
         save = lambda value, path: torch.save(value, path, _use_new_zipfile_serialization=zipped)
         save(state(), folder / f"state-{name}.pth")
