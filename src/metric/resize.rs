@@ -155,8 +155,8 @@ mod tests {
         for (input, [tf, half, clean]) in cases {
             let x = row(input);
             let n = tf.len() as i64;
-            // These algorithms keep scale and position in f32: below 8, an error of at most 2.5 x 2^-23 from the
-            // scale and 2^-22 from the product, times a step of 255 grey levels: 1.4e-4.
+            // Positions are f32 by definition (TensorFlow, libtorch). Between 4 and 8 the rounding of the scale
+            // (i 2^-23) and of the product (2^-22) move a position by up to 5.4e-7, a value by 255 times that.
             close(&tf_bilinear(&x, 1, n).unwrap(), tf, 1.4e-4);
             close(&half_pixel_bilinear(&x, 1, n).unwrap(), half, 1.4e-4);
             // Our rows are clipped to 0 and 255; the table's are not.
