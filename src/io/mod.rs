@@ -14,8 +14,10 @@ pub mod atomic;
 #[allow(unsafe_code)]
 pub mod bytes;
 pub mod npy;
+mod npy_array;
 pub mod npz;
 pub mod pickle;
+mod pickle_machine;
 pub mod picture;
 pub mod png;
 pub mod pth;

@@ -10,7 +10,8 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::atomic;
 use super::bytes::Bytes;
-use super::npy::{Array, Dtype, Header, to_native};
+use super::npy::{Array, Dtype, Header};
+use super::npy_array::to_native;
 use crate::error::{Error, Result, io_reason};
 
 /// An archive, opened. Cloning is cheap and gives an independent reader.

@@ -1,134 +1,24 @@
 //! One pass over images, any set of metrics, one report.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use tch::{Device, Tensor};
+use tch::Tensor;
 
+pub use super::collect::{Collected, Progress, choose, collect};
 use super::distance::{BLOCK, rows};
 use super::extra::{approximate_sw2, mind, vendi};
 use super::features::{Extractor, Wanted};
-use super::frechet::{self, Gaussian, Moments};
-use super::inception_score::{IsOrder, inception_score};
-use super::inception_weights::hex;
+use super::frechet::{self, Gaussian};
+use super::inception_score::inception_score;
 use super::kid::{KidOptions, kid_subsets};
 use super::mmd::unbiased_mmd2;
 use super::nn_two_sample::nn_two_sample;
-use super::numpy_rng::RandomState;
 use super::prdc::{PrdcOptions, prdc};
-use super::stats_file::{Origin, Stats};
-use crate::data::loader::batch_tensor;
-use crate::data::prefetch::{Plan, Prefetch};
-use crate::data::{Dataset, Item};
+pub use super::settings::{EvalOptions, MetricKind, Report, SubsetRule};
+use super::stats_file::Stats;
+use crate::data::Dataset;
 use crate::error::{Error, Result};
-
-/// A metric that can be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum MetricKind {
-    /// Frechet distance of the features.
-    Fid,
-    /// Frechet distance of the spatial features.
-    Sfid,
-    /// Inception Score.
-    Is,
-    /// Kernel distance: over subsets, and exact over all pairs.
-    Kid,
-    /// Precision and recall.
-    Pr,
-    /// Density and coverage, with precision and recall.
-    Prdc,
-    /// Authenticity: per cent of images that are no copies.
-    Authpct,
-    /// Unbiased squared MMD, cubic kernel (`kid` without subsets).
-    Mmd,
-    /// Leave-one-out 1-nearest-neighbour two-sample accuracy.
-    Nn,
-    /// Monge-independent distance.
-    Mind,
-    /// Vendi score of the generated set.
-    Vendi,
-    /// Approximate sliced 2-Wasserstein distance.
-    Sw,
-}
-
-impl MetricKind {
-    /// Whether features themselves are needed, of both sets unless it is [`MetricKind::Vendi`].
-    fn needs_features(self) -> bool {
-        !matches!(self, MetricKind::Fid | MetricKind::Sfid | MetricKind::Is)
-    }
-
-    fn needs_reference(self) -> bool {
-        !matches!(self, MetricKind::Is | MetricKind::Vendi)
-    }
-}
-
-/// Which images are taken where there are more than asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum SubsetRule {
-    /// A random subset by the seed, in file order (EDM's rule, with numpy's shuffle).
-    #[default]
-    Random,
-    /// The first ones.
-    First,
-    /// None: more images than asked for are an error.
-    Error,
-}
-
-/// Settings of an evaluation.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EvalOptions {
-    /// The metrics.
-    pub metrics: BTreeSet<MetricKind>,
-    /// Images wanted of the generated set; nothing takes all.
-    pub num: Option<usize>,
-    /// What to do with more images than wanted.
-    pub subset: SubsetRule,
-    /// Seed of the random subset.
-    pub seed: u32,
-    /// Images per network call.
-    pub batch: usize,
-    /// Threads that decode.
-    pub workers: usize,
-    /// Subsets of KID; subset size `None` is the smaller of 1000 and the sets' sizes.
-    pub kid_subsets: usize,
-    /// Images per subset of KID.
-    pub kid_subset_size: Option<usize>,
-    /// Splits of the Inception Score.
-    pub is_splits: usize,
-    /// Order of its rows.
-    pub is_order: IsOrder,
-    /// Neighbours of precision and recall.
-    pub pr_k: usize,
-    /// Neighbours of density and coverage.
-    pub prdc_k: usize,
-    /// Device of the metrics on features.
-    pub device: Device,
-}
-
-impl Default for EvalOptions {
-    fn default() -> Self {
-        EvalOptions {
-            metrics: BTreeSet::from([MetricKind::Fid]),
-            num: None,
-            subset: SubsetRule::Random,
-            seed: 0,
-            batch: 64,
-            workers: 2,
-            kid_subsets: 100,
-            kid_subset_size: None,
-            is_splits: 10,
-            is_order: IsOrder::Shuffled,
-            pr_k: 3,
-            prdc_k: 5,
-            device: Device::Cpu,
-        }
-    }
-}
 
 /// What the generated images are held against.
 #[derive(Debug)]
@@ -137,223 +27,6 @@ pub enum Reference {
     Images(Arc<dyn Dataset>),
     /// Statistics, and perhaps real images beside them for the metrics that need features (ADM's batches).
     Stats(Box<Stats>, Option<Arc<dyn Dataset>>),
-}
-
-/// The figures. Only those asked for are there.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct Report {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fid: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sfid: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub is_mean: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub is_std: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kid: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kid_std: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kid_full: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub precision: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub recall: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub density: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub coverage: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub auth_pct: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mmd2: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub nn_accuracy: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mind: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub vendi: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sw: Option<f64>,
-    /// Generated images.
-    pub n: u64,
-    /// Reference images behind the Frechet distance, where known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub n_ref: Option<u64>,
-    /// Reference images behind the metrics on features.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub n_ref_features: Option<u64>,
-    pub extractor: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub protocol: Option<super::resize::Protocol>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub weights_sha256: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pr_k: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prdc_k: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kid_subset_size: Option<usize>,
-    /// Seed of the random subset of images.
-    pub seed: u32,
-    /// Whether a covariance has less than full rank for lack of images.
-    pub rank_deficient: bool,
-    /// SHA-256 of the list of generated images.
-    pub list_sha256: String,
-    /// What may spoil the result.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub notes: Vec<String>,
-}
-
-/// What one pass over a set of images gave.
-#[derive(Debug)]
-pub struct Collected {
-    /// Gaussian of the features.
-    pub gaussian: Gaussian,
-    /// Gaussian of the spatial features.
-    pub spatial: Option<Gaussian>,
-    /// The features, where they were kept.
-    pub features: Option<Tensor>,
-    /// Class logits.
-    pub logits: Option<Tensor>,
-    /// SHA-256 of the list of images.
-    pub list_sha256: String,
-    /// What a user should know about the images.
-    pub notes: Vec<String>,
-}
-
-/// Told of images done and images in all.
-pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);
-
-/// The images to take of `have`.
-///
-/// # Errors
-/// Where there are fewer than `num`, or more under [`SubsetRule::Error`].
-pub fn choose(have: usize, num: Option<usize>, rule: SubsetRule, seed: u32) -> Result<Vec<usize>> {
-    let num = num.unwrap_or(have);
-    if have < num {
-        return Err(Error::data(format!("found {have} images, {num} are wanted"))
-            .hint("give --num all to take what is there; the number is part of the result"));
-    }
-    if have == num {
-        return Ok((0..have).collect());
-    }
-    match rule {
-        SubsetRule::First => Ok((0..num).collect()),
-        SubsetRule::Random => {
-            let mut chosen = RandomState::new(seed).choice(have, num);
-            chosen.sort_unstable();
-            Ok(chosen)
-        }
-        SubsetRule::Error => Err(Error::data(format!("found {have} images, {num} are wanted"))
-            .hint("--subset random or --subset first chooses among them")),
-    }
-}
-
-/// Runs the images `indices` of `dataset` through the extractor once. Images may differ in size: each is
-/// resized for itself, and neighbours of one size share a batch. Results do not depend on the batch size beyond
-/// rounding, nor on the number of workers.
-///
-/// # Errors
-/// Where an image cannot be decoded (it is named) or the extractor fails.
-pub fn collect(
-    dataset: &Arc<dyn Dataset>,
-    indices: &[usize],
-    extractor: &dyn Extractor,
-    wanted: Wanted,
-    keep_features: bool,
-    options: &EvalOptions,
-    progress: Progress<'_>,
-) -> Result<Collected> {
-    if indices.len() < 2 {
-        return Err(Error::data(format!("{} images", indices.len())).why("at least 2 are needed"));
-    }
-    let batch = options.batch.max(1);
-    let jobs: Vec<Vec<usize>> = indices.chunks(batch).map(<[usize]>::to_vec).collect();
-    let plan: Arc<Plan> = Arc::new(move |k| jobs.get(usize::try_from(k).ok()?).cloned());
-    let queue = Prefetch::start(dataset, &plan, options.workers, 2)?;
-    let (mut moments, mut spatial) = (Moments::new(), Moments::new());
-    let (mut features, mut logits) = (Vec::new(), Vec::new());
-    let mut done = 0;
-    for items in queue {
-        let items = items?;
-        for group in items.chunk_by(|a, b| a.shape == b.shape) {
-            let out = extractor.extract(&batch_tensor(&grouped(group, extractor)?)?, wanted)?;
-            moments.update(&out.pool)?;
-            if let Some(map) = &out.spatial {
-                spatial.update(map)?;
-            }
-            if keep_features {
-                features.push(out.pool.f_to_device(options.device)?);
-            }
-            logits.extend(out.logits.map(|l| l.f_to_device(Device::Cpu)).transpose()?);
-        }
-        done += items.len();
-        progress(done, indices.len());
-    }
-    if done != indices.len() {
-        return Err(Error::run(format!("{done} of {} images were read", indices.len())));
-    }
-    let mut hash = Sha256::new();
-    for &i in indices {
-        hash.update(dataset.name(i).as_bytes());
-        hash.update(b"\n");
-    }
-    let cat = |list: Vec<Tensor>| -> Result<Option<Tensor>> {
-        if list.is_empty() { Ok(None) } else { Ok(Some(Tensor::f_cat(&list, 0)?)) }
-    };
-    Ok(Collected {
-        gaussian: moments.finish()?,
-        spatial: if wanted.spatial { Some(spatial.finish()?) } else { None },
-        features: cat(features)?,
-        logits: cat(logits)?,
-        list_sha256: hex(&hash.finalize()),
-        notes: dataset.notes(),
-    })
-}
-
-/// The items with the channels the extractor wants.
-fn grouped(group: &[Item], extractor: &dyn Extractor) -> Result<Vec<Item>> {
-    let Some(channels) = extractor.channels() else { return Ok(group.to_vec()) };
-    group
-        .iter()
-        .map(|item| match (item.shape[0], channels) {
-            (have, want) if have == want => Ok(item.clone()),
-            (1, want) => {
-                let [_, h, w] = item.shape;
-                Ok(Item { image: item.image.repeat(want), shape: [want, h, w], label: item.label })
-            }
-            (have, want) => {
-                Err(Error::data(format!("image has {have} channels")).why(format!("{want} are wanted")))
-            }
-        })
-        .collect()
-}
-
-impl Collected {
-    /// The pass as statistics that can be written to a file.
-    #[must_use]
-    pub fn into_stats(self, extractor: &dyn Extractor, source: &str) -> Stats {
-        let origin = Origin {
-            extractor: Some(extractor.name()),
-            weights_sha256: extractor.weights_sha256(),
-            protocol: extractor.protocol(),
-            n: self.gaussian.n,
-            source: Some(source.to_owned()),
-            list_sha256: Some(self.list_sha256),
-            gen_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-        };
-        Stats {
-            gaussian: self.gaussian,
-            spatial: self.spatial,
-            features: self.features,
-            origin,
-            notes: self.notes,
-        }
-    }
 }
 
 /// Opens what generated images are held against: statistics, or a set of images.
@@ -581,9 +254,15 @@ fn feature_metrics(
         }
     }
     if asked(MetricKind::Nn) {
-        // Equal sizes, as otherwise 0.5 does not stand for equal distributions.
-        let both = n.min(m) as i64;
-        report.nn_accuracy = Some(nn_two_sample(&x.f_narrow(0, 0, both)?, &y.f_narrow(0, 0, both)?)?);
+        // Equal sizes, as otherwise 0.5 does not stand for equal distributions; a random part of the larger set,
+        // as files are often ordered by class or author.
+        let both = n.min(m);
+        let part = |x: &Tensor, n: usize| -> Result<Tensor> {
+            let chosen = choose(n, Some(both), SubsetRule::Random, options.seed)?;
+            let index: Vec<i64> = chosen.into_iter().map(|i| i as i64).collect();
+            Ok(x.f_index_select(0, &Tensor::f_from_slice(&index)?.f_to_device(x.device())?)?)
+        };
+        report.nn_accuracy = Some(nn_two_sample(&part(x, n)?, &part(y, m)?)?);
     }
     if asked(MetricKind::Mind) {
         report.mind = Some(mind(x, y, 1000, 2020)?);

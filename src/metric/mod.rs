@@ -2,7 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`evaluate`] | one pass over the images, any set of metrics, one report |
+//! | [`evaluate`], [`collect`], [`settings`] | one pass over the images, any set of metrics, one report |
 //! | [`features`], [`inception`], [`pixel8`], [`torchscript`], [`digits`] | images to features |
 //! | [`resize`] | the three incompatible resizing protocols of FID |
 //! | [`frechet`] | streaming moments and the Frechet distance (FID, sFID) |
@@ -10,6 +10,7 @@
 //! | [`stats_file`] | reference statistics on disk |
 //! | [`numpy_rng`], [`distance`] | numpy's shuffles; blocked distances |
 
+pub mod collect;
 pub mod digits;
 pub mod distance;
 pub mod evaluate;
@@ -26,5 +27,6 @@ pub mod numpy_rng;
 pub mod pixel8;
 pub mod prdc;
 pub mod resize;
+pub mod settings;
 pub mod stats_file;
 pub mod torchscript;
