@@ -14,6 +14,7 @@ use super::ui::{Bar, Ui};
 use crate::data::{DataOptions, Dataset, Split};
 use crate::error::{Error, Kind, Result};
 use crate::io::safetensors;
+use crate::metric::baseline;
 use crate::metric::digits::Digits;
 use crate::metric::evaluate::{EvalOptions, MetricKind, Report, SubsetRule, evaluate, open_reference};
 use crate::metric::features::Extractor;
@@ -88,6 +89,12 @@ pub struct EvalFidArgs {
     /// Neighbours of density and coverage
     #[arg(long, default_value_t = 5, value_name = "K")]
     pub prdc_k: usize,
+    /// Also measure noise, a Gaussian fitted to the pixels of these real images, and these images themselves
+    #[arg(long, value_name = "PATH")]
+    pub baselines: Option<PathBuf>,
+    /// Part of these real images
+    #[arg(long, value_enum, default_value = "train", value_name = "PART")]
+    pub baselines_split: Split,
     /// Exit with code 1 if the FID is above this
     #[arg(long, value_name = "FID")]
     pub max: Option<f64>,
@@ -247,10 +254,22 @@ pub fn run(args: &EvalFidArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> 
     if let Some(bar) = &bar {
         bar.finish();
     }
+    let mut baselines = Vec::new();
+    if let Some(path) = &args.baselines {
+        let options = EvalOptions { num: Some(report.n as usize), ..options };
+        let part =
+            DataOptions { split: args.baselines_split, classes: Some(false), ..DataOptions::default() };
+        for (name, set) in baseline_sets(path, &part, &images, report.n as usize, args.seed)? {
+            let num = options.num.map(|n| n.min(set.len()));
+            let options = EvalOptions { num, ..options.clone() };
+            baselines
+                .push((name, evaluate(&set, reference.as_ref(), &*extractor, &options, &mut |_, _| ())?));
+        }
+    }
     for note in &report.notes {
         ui.warn(note);
     }
-    print(&report, args, ui, start.elapsed().as_secs_f64())?;
+    print(&report, &baselines, args, ui, start.elapsed().as_secs_f64())?;
     match (args.max, report.fid) {
         (Some(max), Some(fid)) if fid > max => {
             Err(Error::run(format!("FID is {fid:.4}")).at("--max").why(format!("{max} was allowed")).into())
@@ -262,16 +281,25 @@ pub fn run(args: &EvalFidArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> 
     }
 }
 
-/// The table for people, or the JSON object.
-fn print(report: &Report, args: &EvalFidArgs, ui: Ui, seconds: f64) -> anyhow::Result<()> {
-    let mut value = serde_json::to_value(report)?;
-    if let Some(object) = value.as_object_mut() {
-        object.insert("images".into(), json!(args.images.display().to_string()));
-        object.insert("ref".into(), json!(args.reference.as_ref().map(|p| p.display().to_string())));
-        object.insert("seconds".into(), json!(seconds));
-        object.insert("gen_version".into(), json!(env!("CARGO_PKG_VERSION")));
-    }
-    ui.result(&value)?;
+/// Noise, a Gaussian fit and the real images themselves, to compare with.
+fn baseline_sets(
+    path: &Path,
+    part: &DataOptions,
+    images: &Arc<dyn Dataset>,
+    n: usize,
+    seed: u32,
+) -> Result<Vec<(&'static str, Arc<dyn Dataset>)>> {
+    let real: Arc<dyn Dataset> = Arc::from(crate::data::open(path, part)?);
+    let seed = u64::from(seed);
+    Ok(vec![
+        ("noise", Arc::new(baseline::noise(images.shape(), n, seed)?)),
+        ("gaussian", Arc::new(baseline::gaussian(&*real, n, seed)?)),
+        ("real", real),
+    ])
+}
+
+/// The numbers of a report as rows of text, by name.
+fn rows(report: &Report) -> Vec<(&'static str, String)> {
     let pm = |mean: Option<f64>, std: Option<f64>, scale: f64| {
         let std = std.map_or(String::new(), |s| format!(" +- {:.4}", s * scale));
         mean.map(|m| format!("{:.4}{std}", m * scale))
@@ -279,7 +307,7 @@ fn print(report: &Report, args: &EvalFidArgs, ui: Ui, seconds: f64) -> anyhow::R
     let plain = |v: Option<f64>| pm(v, None, 1.0);
     // Rounding may put a distance of 0 a little below it.
     let distance = |v: Option<f64>| plain(v.map(|v| v.max(0.0)));
-    let rows = [
+    [
         ("FID", distance(report.fid)),
         ("sFID", distance(report.sfid)),
         ("Inception Score", pm(report.is_mean, report.is_std, 1.0)),
@@ -295,11 +323,44 @@ fn print(report: &Report, args: &EvalFidArgs, ui: Ui, seconds: f64) -> anyhow::R
         ("MIND", plain(report.mind)),
         ("Vendi score", plain(report.vendi)),
         ("sliced W2", plain(report.sw)),
-    ];
-    for (name, value) in rows {
-        if let Some(value) = value {
-            ui.line(format!("{name:<22}{value}"))?;
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?)))
+    .collect()
+}
+
+/// The table for people, or the JSON object.
+fn print(
+    report: &Report,
+    baselines: &[(&str, Report)],
+    args: &EvalFidArgs,
+    ui: Ui,
+    seconds: f64,
+) -> anyhow::Result<()> {
+    let mut value = serde_json::to_value(report)?;
+    if let Some(object) = value.as_object_mut() {
+        object.insert("images".into(), json!(args.images.display().to_string()));
+        object.insert("ref".into(), json!(args.reference.as_ref().map(|p| p.display().to_string())));
+        object.insert("seconds".into(), json!(seconds));
+        object.insert("gen_version".into(), json!(env!("CARGO_PKG_VERSION")));
+        if !baselines.is_empty() {
+            let all: serde_json::Map<String, serde_json::Value> = baselines
+                .iter()
+                .map(|(name, report)| Ok(((*name).to_owned(), serde_json::to_value(report)?)))
+                .collect::<anyhow::Result<_>>()?;
+            object.insert("baselines".into(), all.into());
         }
+    }
+    ui.result(&value)?;
+    let columns: Vec<_> = baselines.iter().map(|(_, report)| rows(report)).collect();
+    if !baselines.is_empty() {
+        let names: String = baselines.iter().map(|(name, _)| format!("{name:<14}")).collect();
+        ui.line(format!("{:<22}{:<20}{}", "", "images", names.trim_end()))?;
+    }
+    for (i, (name, value)) in rows(report).into_iter().enumerate() {
+        let others: String = columns.iter().map(|c| format!("{:<14}", c[i].1)).collect();
+        let gap = if others.is_empty() { 0 } else { 20 };
+        ui.line(format!("{name:<22}{value:<gap$}{}", others.trim_end()))?;
     }
     let protocol = report.protocol.map_or(String::new(), |p| format!(", protocol {p}"));
     let against = report.n_ref.or(report.n_ref_features).map_or(String::new(), |n| format!(" against {n}"));

@@ -10,6 +10,7 @@
 //! | [`stats_file`] | reference statistics on disk |
 //! | [`numpy_rng`], [`distance`] | numpy's shuffles; blocked distances |
 
+pub mod baseline;
 pub mod collect;
 pub mod digits;
 pub mod distance;
