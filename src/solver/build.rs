@@ -36,10 +36,9 @@ pub(super) fn usual_steps(spec: &SolverSpec) -> usize {
 pub(super) fn usual_grid(spec: &SolverSpec, process: &dyn Process) -> GridKind {
     match (process.family(), spec.name) {
         (Family::Flow, _) => GridKind::Uniform,
+        (_, SolverName::Dpm) => GridKind::Logsnr,
         (Family::NoiseLevel, _) | (_, SolverName::Edm) => GridKind::Karras,
-        (_, SolverName::Dpm | SolverName::DpmPp | SolverName::SdeDpmPp | SolverName::Unipc) => {
-            GridKind::Logsnr
-        }
+        (_, SolverName::DpmPp | SolverName::SdeDpmPp | SolverName::Unipc) => GridKind::Logsnr,
         (_, SolverName::Deis) => match spec.variant() {
             Variant::Tab => GridKind::Quadratic,
             Variant::Rhoab | Variant::Rhork => GridKind::Karras,
