@@ -268,6 +268,6 @@ fn an_interrupted_run_goes_on() {
     assert_eq!(output.status.code(), Some(143), "{stderr}");
     assert!(stderr.contains("samples are written; --resume goes on"), "{stderr}");
     let lines = fs::read_to_string(&manifest).unwrap().lines().count();
-    assert!(lines >= 16 && lines < 4096);
+    assert!((16..4096).contains(&lines));
     assert_eq!(images(&out).len(), lines);
 }

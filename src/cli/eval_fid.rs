@@ -223,6 +223,9 @@ fn digits(path: &Path, device: Device) -> Result<Digits> {
 
 /// Runs the command.
 pub fn run(args: &EvalFidArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
+    if args.max.is_some() && !args.metrics.contains(&MetricKind::Fid) {
+        return Err(Error::usage("a limit without FID").at("--max").hint("add fid to --metrics").into());
+    }
     let device = globals.start()?;
     let any_size = DataOptions { any_size: true, classes: Some(false), ..DataOptions::default() };
     let real = DataOptions { split: args.ref_split, ..any_size.clone() };
@@ -273,9 +276,6 @@ pub fn run(args: &EvalFidArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> 
     match (args.max, report.fid) {
         (Some(max), Some(fid)) if fid > max => {
             Err(Error::run(format!("FID is {fid:.4}")).at("--max").why(format!("{max} was allowed")).into())
-        }
-        (Some(_), None) => {
-            Err(Error::usage("a limit without FID").at("--max").hint("add fid to --metrics").into())
         }
         _ => Ok(()),
     }
