@@ -85,6 +85,37 @@ fn a_sample_does_not_depend_on_batch_order_or_shard() {
 }
 
 #[test]
+fn deterministic_samples_are_equal_to_the_last_bit() {
+    let temp = tempfile::tempdir().unwrap();
+    let model = tiny_run(temp.path(), &[]);
+    let sample = |batch: &str| {
+        let out = temp.path().join(format!("{batch}.safetensors"));
+        run(&[
+            "sample",
+            "--model",
+            text(&model),
+            "--out",
+            text(&out),
+            "--seeds",
+            "0-9",
+            "--batch",
+            batch,
+            "--solver",
+            "sde-dpm++",
+            "--steps",
+            "6",
+            "--deterministic",
+            "-q",
+        ]);
+        genlib::io::safetensors::File::open(&out).unwrap().tensor("samples").unwrap()
+    };
+    let all = sample("64");
+    for batch in ["1", "3"] {
+        assert!(sample(batch).equal(&all), "batch {batch}");
+    }
+}
+
+#[test]
 fn the_output_is_described_and_can_be_resumed() {
     let temp = tempfile::tempdir().unwrap();
     let model = tiny_run(temp.path(), &[]);
