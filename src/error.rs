@@ -101,12 +101,26 @@ impl Error {
 
     /// A failed read of `path`.
     pub fn read(path: &Path, source: &std::io::Error) -> Self {
-        Self::data("cannot read").at(path.display()).why(io_reason(source))
+        use std::io::ErrorKind;
+        let error = Self::data("cannot read").at(path.display()).why(io_reason(source));
+        match source.kind() {
+            ErrorKind::NotFound => error.hint(first_missing(path)),
+            ErrorKind::PermissionDenied => error.hint("you may not read it; look at its permissions"),
+            ErrorKind::IsADirectory => error.hint("name a file in that folder"),
+            _ => error,
+        }
     }
 
     /// A failed write of `path`.
     pub fn write(path: &Path, source: &std::io::Error) -> Self {
-        Self::run("cannot write").at(path.display()).why(io_reason(source))
+        use std::io::ErrorKind;
+        let error = Self::run("cannot write").at(path.display()).why(io_reason(source));
+        error.hint(match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space, or write elsewhere",
+            ErrorKind::IsADirectory => "name a file, not a folder",
+            ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "a file is where a folder must be",
+            _ => "write to a folder that is there and that you may write to",
+        })
     }
 
     /// Names the place (a file, a flag, a recipe key) unless one is named already.
@@ -160,7 +174,11 @@ impl Error {
     pub fn torch(raw: &str) -> Self {
         let raw = raw.trim_start_matches("Internal torch error: ").trim();
         let cut = raw.find("\nException raised from").unwrap_or(raw.len());
-        let message: String = raw[..cut].split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut message: String = raw[..cut].split_whitespace().collect::<Vec<_>>().join(" ");
+        // What the zip reader adds to every failure helps nobody.
+        if let Some(chatter) = message.find(". This is an internal miniz error") {
+            message.truncate(chatter);
+        }
         let memory = ["out of memory", "DefaultCPUAllocator"].iter().any(|mark| message.contains(mark));
         let mut error = if memory {
             Self::run(format!("out of memory: {message}")).hint("use a smaller --batch, or another --device")
@@ -172,14 +190,31 @@ impl Error {
     }
 }
 
-/// The operating system's reason without its error number.
+/// The operating system's reason in lower case, without its error number.
 #[must_use]
 pub fn io_reason(source: &std::io::Error) -> String {
     let text = source.to_string();
-    match text.find(" (os error") {
-        Some(cut) => text[..cut].to_owned(),
-        None => text,
+    let text = text.find(" (os error").map_or(text.as_str(), |cut| &text[..cut]);
+    let mut chars = text.chars();
+    match (chars.next(), chars.clone().next()) {
+        // "No such file", but "I/O error".
+        (Some(first), Some(second)) if second.is_lowercase() => first.to_lowercase().chain(chars).collect(),
+        _ => text.to_owned(),
     }
+}
+
+/// Where a path that is not there ends to be.
+fn first_missing(path: &Path) -> String {
+    let mut missing = path;
+    while let Some(parent) = missing.parent().filter(|p| !p.as_os_str().is_empty()) {
+        if parent.exists() {
+            let name = missing.file_name().unwrap_or(missing.as_os_str());
+            return format!("`{}` is there, but has no `{}`", parent.display(), name.display());
+        }
+        missing = parent;
+    }
+    let here = if path.is_relative() { "; relative paths start at the current folder" } else { "" };
+    format!("there is no `{}`{here}", missing.display())
 }
 
 impl fmt::Display for Error {

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
+use serde_json::{Value, json};
 
-use super::{Cli, ui::Ui};
+use super::{surface, ui::Ui};
 use crate::error::Error;
 
 /// Print a completion script for a shell
@@ -32,23 +33,33 @@ pub struct ManArgs {
 /// Runs `gen completions`.
 pub fn completions(args: &CompletionsArgs, ui: Ui) -> anyhow::Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "gen", &mut script);
-    Ok(ui.bytes(&script)?)
+    clap_complete::generate(args.shell, &mut surface::command(), "gen", &mut script);
+    text(&script, &json!({"shell": args.shell.to_string()}), "script", ui)
 }
 
 /// Runs `gen man`.
 pub fn man(args: &ManArgs, ui: Ui) -> anyhow::Result<()> {
-    let command = Cli::command();
+    let command = surface::command();
     match &args.out {
         None => {
             let mut page = Vec::new();
             clap_mangen::Man::new(command).render(&mut page)?;
-            Ok(ui.bytes(&page)?)
+            text(&page, &json!({}), "page", ui)
         }
         Some(folder) => {
             std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, &e))?;
             clap_mangen::generate_to(command, folder).map_err(|e| Error::write(folder, &e))?;
-            Ok(())
+            Ok(ui.result(&json!({"out": folder.display().to_string()}))?)
         }
     }
+}
+
+/// A text as it is, or with `--json` under `key` of the object.
+fn text(bytes: &[u8], object: &Value, key: &str, ui: Ui) -> anyhow::Result<()> {
+    if !ui.json {
+        return Ok(ui.bytes(bytes)?);
+    }
+    let mut object = object.clone();
+    object[key] = json!(String::from_utf8_lossy(bytes));
+    Ok(ui.result(&object)?)
 }

@@ -11,6 +11,7 @@ use tch::Device;
 
 use super::Globals;
 use super::ui::{Bar, Ui};
+use super::values::{finite, positive};
 use crate::data::{DataOptions, Dataset, Split};
 use crate::error::{Error, Kind, Result};
 use crate::io::safetensors;
@@ -42,10 +43,12 @@ const DIGITS_WEIGHTS: &str = "models/digits-features";
     --metrics is,fid,sfid,pr --is-order sequential\n  \
     gen eval-fid --images out --ref data/digits --ref-split test --features digits --metrics fid,nn\n  \
     gen eval-fid --images a --ref b --features pixel8 --metrics fid,kid,prdc --json\n\n\
-    Images: a folder or zip of image files, an .npz (`arr_0`, bytes, N x H x W x C), CIFAR-10 batches, IDX files.\n\
-    Reference: the same, or statistics: .npz with `mu` and `sigma` (ADM's reference batches also hold `mu_s`,\n\
-    `sigma_s` for sFID over the whole dataset and 10 000 images in `arr_0` for precision and recall), or a\n\
-    file of `gen ref-stats`. A FID without its protocol and number of images is no number: report both.")]
+    Images: a folder or zip of image files, an .npz (`arr_0`, bytes, N x H x W x C), CIFAR-10 batches, IDX \
+    files.\n\
+    Reference: the same, or statistics: an .npz with `mu` and `sigma`, or a file of `gen ref-stats`. ADM's \
+    reference batches also hold `mu_s` and `sigma_s` for sFID over the whole dataset, and 10 000 images in \
+    `arr_0` for precision and recall.\n\
+    A FID without its protocol and number of images is no number: report both.")]
 pub struct EvalFidArgs {
     /// The images to measure
     #[arg(long, value_name = "PATH", alias = "samples")]
@@ -72,22 +75,22 @@ pub struct EvalFidArgs {
     #[arg(long, default_value_t = 0, value_name = "SEED")]
     pub seed: u32,
     /// Random subsets of KID
-    #[arg(long, default_value_t = 100, value_name = "N")]
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = positive)]
     pub kid_subsets: usize,
     /// Images in a subset of KID [default: 1000, or all if there are fewer]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = positive)]
     pub kid_subset_size: Option<usize>,
     /// Splits of the Inception Score
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = positive)]
     pub is_splits: usize,
     /// Order of the images in these splits
     #[arg(long, value_enum, default_value = "shuffled", value_name = "ORDER")]
     pub is_order: IsOrder,
     /// Neighbours of precision and recall
-    #[arg(long, default_value_t = 3, value_name = "K")]
+    #[arg(long, default_value_t = 3, value_name = "K", value_parser = positive)]
     pub pr_k: usize,
     /// Neighbours of density and coverage
-    #[arg(long, default_value_t = 5, value_name = "K")]
+    #[arg(long, default_value_t = 5, value_name = "K", value_parser = positive)]
     pub prdc_k: usize,
     /// Also measure noise, a Gaussian fitted to the pixels of these real images, and these images themselves
     #[arg(long, value_name = "PATH")]
@@ -96,7 +99,7 @@ pub struct EvalFidArgs {
     #[arg(long, value_enum, default_value = "train", value_name = "PART")]
     pub baselines_split: Split,
     /// Exit with code 1 if the FID is above this
-    #[arg(long, value_name = "FID")]
+    #[arg(long, value_name = "FID", value_parser = finite)]
     pub max: Option<f64>,
 }
 
@@ -183,16 +186,15 @@ impl FeatureArgs {
             FeatureChoice::Inception => {
                 let path = self.weights.as_deref().ok_or_else(|| {
                     Error::usage("no Inception weights are given").at("--weights").hint(
-                        "download pt_inception-2015-12-05-6726825d.pth (release of mseitzer/pytorch-fid); \
-                         --features pixel8 needs no weights",
+                        "download pt_inception-2015-12-05-6726825d.pth (release of mseitzer/pytorch-fid; SHA-256 \
+                         6726825d...) and name it with --weights; --features pixel8 needs no weights",
                     )
                 })?;
-                Box::new(InceptionExtractor::open(
-                    path,
-                    self.protocol,
-                    device,
-                    self.allow_unverified_weights,
-                )?)
+                let opened =
+                    InceptionExtractor::open(path, self.protocol, device, self.allow_unverified_weights);
+                let hint =
+                    "Inception weights are pt_inception-2015-12-05-6726825d.pth or a safetensors file of it";
+                Box::new(opened.map_err(|e| e.kinded(Kind::Model).hint(hint))?)
             }
         })
     }
@@ -275,7 +277,8 @@ pub fn run(args: &EvalFidArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> 
     print(&report, &baselines, args, ui, start.elapsed().as_secs_f64())?;
     match (args.max, report.fid) {
         (Some(max), Some(fid)) if fid > max => {
-            Err(Error::run(format!("FID is {fid:.4}")).at("--max").why(format!("{max} was allowed")).into())
+            let error = Error::run(format!("FID is {fid:.4}")).at("--max").why(format!("{max} was allowed"));
+            Err(error.hint("the images are worse than the limit allows; the figures are those above").into())
         }
         _ => Ok(()),
     }

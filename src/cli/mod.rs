@@ -1,11 +1,10 @@
 //! The command line: one file per subcommand; the only place that prints.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, FromArgMatches, Parser, Subcommand};
 use tch::Device;
 
 use crate::error::{Error, Kind};
@@ -22,17 +21,32 @@ pub mod inspect;
 pub mod ref_stats;
 pub mod sample;
 pub mod selftest;
+pub mod surface;
 pub mod train;
 pub mod ui;
+pub mod usage;
+pub mod values;
+
+/// What `gen --version` says.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("GEN_COMMIT"), "), for libtorch 2.11.0");
 
 /// Train, sample and evaluate generative models driven by stochastic dynamics.
 #[derive(Debug, Parser)]
-#[command(name = "gen", version, about, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    name = "gen",
+    about,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+#[command(version, long_version = VERSION, subcommand_help_heading = "Commands")]
 #[command(after_help = "Examples:\n  \
     gen train models/digits-edm --out runs/digits\n  \
     gen sample --model runs/digits --solver dpm --steps 10 --seeds 0-63 --out out\n  \
     gen eval-fid --images out --ref data/digits --features digits\n\n\
-    `gen help COMMAND` tells more; `gen doctor` says what this machine can do.")]
+    `gen COMMAND -h` lists the options of a command, `gen help COMMAND` explains all of them.\n\
+    Every long option can be given by the environment, too: --batch 8 is GEN_BATCH=8.\n\
+    `gen doctor` says what this machine can do.")]
 struct Cli {
     #[command(flatten)]
     globals: Globals,
@@ -75,13 +89,7 @@ pub struct Globals {
 
 impl Globals {
     fn ui(&self) -> Ui {
-        let color = match self.color {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => {
-                std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
-            }
-        };
+        let color = self.color.on();
         Ui { json: self.json, quiet: self.quiet, verbose: self.verbose, log: self.log_format, color }
     }
 
@@ -113,11 +121,30 @@ enum Command {
     Man(completions::ManArgs),
 }
 
+impl Command {
+    fn name(&self) -> &'static str {
+        match self {
+            Command::Train(_) => "train",
+            Command::Sample(_) => "sample",
+            Command::EvalFid(_) => "eval-fid",
+            Command::RefStats(_) => "ref-stats",
+            Command::Inspect(_) => "inspect",
+            Command::Selftest(_) => "selftest",
+            Command::Bench(_) => "bench",
+            Command::Doctor(_) => "doctor",
+            Command::Completions(_) => "completions",
+            Command::Man(_) => "man",
+        }
+    }
+}
+
 /// Runs the program with the arguments `args` (the first is the program's name).
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let parsed = surface::command().try_get_matches_from(&args).and_then(|m| Cli::from_arg_matches(&m));
+    let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return refuse(&error, &args),
     };
     let ui = cli.globals.ui();
     interrupt::install();
@@ -129,31 +156,42 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Err(error)) => to_error(error),
         Err(payload) => from_panic(payload.as_ref()),
     };
+    let error = match (error.kind(), error.detail()) {
+        (Kind::Usage | Kind::Data | Kind::Model, _) => {
+            error.hint(format!("`gen help {}` tells more", cli.command.name()))
+        }
+        (Kind::Run, Some(_)) => error.hint("-vv shows all that libtorch says about it"),
+        _ => error,
+    };
     ui.error(&error);
     ExitCode::from(error.kind().exit_code())
 }
 
 /// Help and version as clap prints them; a usage error as one line and a hint.
-fn usage(error: &clap::Error) -> ExitCode {
+fn refuse(error: &clap::Error, args: &[OsString]) -> ExitCode {
     if error.exit_code() == 0
         || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     {
         let _ = error.print();
         return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
     }
-    let text = error.render().to_string();
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let mut what = lines.next().unwrap_or("wrong usage").trim_start_matches("error: ").to_owned();
-    let mut hint = "`gen help` and `gen help COMMAND` list what is accepted".to_owned();
-    for line in lines {
-        if let Some(tip) = line.strip_prefix("tip: ") {
-            hint = tip.to_owned();
-        } else if !line.starts_with("Usage:") && !line.starts_with("For more information") {
-            what = format!("{what} {line}");
-        }
-    }
-    let quiet = Ui { json: false, quiet: false, verbose: 0, log: LogFormat::Text, color: false };
-    quiet.error(&Error::usage(what).hint(hint));
+    // The options that say how to talk were not read; those that can be seen are followed.
+    let words: Vec<&str> = args.iter().skip(1).filter_map(|arg| arg.to_str()).collect();
+    let given = |name: &str, value: &str| {
+        words.iter().any(|word| *word == format!("{name}={value}"))
+            || words.windows(2).any(|pair| pair == [name, value])
+    };
+    let json = given("--log-format", "json") || given("--log_format", "json");
+    let json = json || std::env::var("GEN_LOG_FORMAT").is_ok_and(|value| value == "json");
+    let log = if json { LogFormat::Json } else { LogFormat::Text };
+    let color =
+        if given("--color", "always") { true } else { !given("--color", "never") && Color::Auto.on() };
+    let command = surface::command();
+    let named =
+        words.iter().find(|word| command.find_subcommand(word).is_some_and(|c| c.get_name() != "help"));
+    let help = named.map_or_else(|| "gen -h".to_owned(), |name| format!("gen {name} -h"));
+    let ui = Ui { json: false, quiet: false, verbose: 0, log, color };
+    ui.error(&usage::explain(error, &help));
     ExitCode::from(2)
 }
 

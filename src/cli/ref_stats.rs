@@ -11,6 +11,7 @@ use super::eval_fid::{Count, FeatureArgs};
 use super::ui::{Bar, Ui};
 use crate::data::{DataOptions, Dataset, Split};
 use crate::error::Error;
+use crate::io::atomic;
 use crate::metric::evaluate::{EvalOptions, SubsetRule, choose, collect};
 use crate::metric::features::Wanted;
 
@@ -20,9 +21,9 @@ use crate::metric::features::Wanted;
     gen ref-stats --data cifar-10-batches-bin --split train --weights inception.pth --out cifar10.npz\n  \
     gen ref-stats --data images.zip --weights inception.pth --sfid --with-features --out ref.safetensors\n  \
     gen ref-stats --data data/digits --features pixel8 --out digits.npz\n\n\
-    .npz holds `mu` and `sigma` (f64), as EDM, TTUR and pytorch-fid read them. Any other name makes a safetensors\n\
-    file that also says how it was made (extractor, weights, protocol, number of images), which `gen eval-fid`\n\
-    checks, and can hold the features for KID, precision and recall.")]
+    .npz holds `mu` and `sigma` (f64), as EDM, TTUR and pytorch-fid read them. Any other name makes a \
+    safetensors file that also says how it was made (extractor, weights, protocol, number of images), which \
+    `gen eval-fid` checks, and can hold the features for KID, precision and recall.")]
 pub struct RefStatsArgs {
     /// Real images
     #[arg(long, value_name = "PATH")]
@@ -62,6 +63,8 @@ pub fn run(args: &RefStatsArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()>
             .hint("give --out a name that ends in .safetensors")
             .into());
     }
+    // A place that cannot be written is found before the long work.
+    atomic::check(&args.out)?;
     let device = globals.start()?;
     let options =
         DataOptions { any_size: true, classes: Some(false), split: args.split, ..DataOptions::default() };
@@ -70,6 +73,7 @@ pub fn run(args: &RefStatsArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()>
     if args.sfid && !extractor.can().spatial {
         return Err(Error::usage(format!("`{}` has no spatial features", extractor.name()))
             .at("--sfid")
+            .hint("sFID needs --features inception")
             .into());
     }
     let indices = choose(data.len(), args.num.0, args.subset, args.seed)?;

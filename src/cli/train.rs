@@ -18,10 +18,9 @@ use crate::train::trainer::{Event, Trainer};
 #[command(after_help = "Examples:\n  \
     gen train models/digits-edm --out runs/digits\n  \
     gen train models/cifar10-edm --data cifar-10-batches-bin --out runs/edm --device cuda\n  \
-    gen train models/cifar10-edm --data train.zip --out runs/edm --set train.batch=256 --set optim.lr=5e-4\n  \
+    gen train models/cifar10-edm --data train.zip --out runs/edm --batch 256 --set optim.lr=5e-4\n  \
     gen train models/digits-edm --dry-run\n\n\
-    The same command again goes on where the run was left; the result is that of a run without a stop.\n\
-    Ctrl-C saves the state first.")]
+    The same command again goes on where the run was left, as if it had never stopped. Ctrl-C saves the state first.")]
 pub struct TrainArgs {
     /// The recipe: a TOML file, or a folder with a recipe.toml
     recipe: PathBuf,

@@ -31,6 +31,20 @@ pub enum Color {
     Never,
 }
 
+impl Color {
+    /// Whether stderr is coloured.
+    #[must_use]
+    pub fn on(self) -> bool {
+        match self {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => {
+                std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+            }
+        }
+    }
+}
+
 /// How a command talks.
 #[derive(Debug, Clone, Copy)]
 pub struct Ui {

@@ -55,6 +55,20 @@ pub fn write(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>)
     result
 }
 
+/// Fails if `path` could not be written, before the work whose result goes there; nothing is left behind.
+///
+/// # Errors
+/// A write error that names `path`.
+pub fn check(path: &Path) -> Result<()> {
+    let failed = |source: std::io::Error| Error::write(path, &source);
+    if path.is_dir() {
+        return Err(failed(std::io::ErrorKind::IsADirectory.into()));
+    }
+    let temporary = temporary_sibling(path)?;
+    File::create(&temporary).map_err(failed)?;
+    fs::remove_file(&temporary).map_err(failed)
+}
+
 /// Writes `bytes` as the whole content of `path`.
 ///
 /// # Errors
@@ -147,7 +161,7 @@ mod tests {
     #[test]
     fn a_missing_parent_names_the_path() {
         let error = write_bytes(Path::new("/nonexistent/folder/x"), b"").unwrap_err();
-        assert_eq!(error.to_string(), "cannot write (/nonexistent/folder/x): No such file or directory");
+        assert_eq!(error.to_string(), "cannot write (/nonexistent/folder/x): no such file or directory");
         assert_eq!(error.kind(), crate::error::Kind::Run);
     }
 }

@@ -34,9 +34,7 @@ pub enum Reference {
 /// # Errors
 /// Where it is neither.
 pub fn open_reference(path: &Path, options: &crate::data::DataOptions) -> Result<Reference> {
-    if !path.exists() {
-        return Err(Error::data("cannot read").at(path.display()).why("No such file or directory"));
-    }
+    std::fs::metadata(path).map_err(|e| Error::read(path, &e))?;
     if super::stats_file::is_stats(path)? {
         let stats = Stats::read(path)?;
         // A reference batch of ADM has images beside its statistics.

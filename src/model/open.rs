@@ -56,6 +56,7 @@ impl Opened {
             Error::model("not a model that can be sampled")
                 .at(self.path.display())
                 .why("it was trained as a classifier")
+                .hint("classifiers are the features of `gen eval-fid`; sample a model of a process")
         })?;
         let model = NetDenoiser::new(self.net, self.card.process.build()?, precond, self.compute);
         Ok(if self.blocks { model.in_blocks(BLOCK) } else { model })
@@ -126,6 +127,8 @@ pub fn weights_of(folder: &Path, profile: Option<&str>) -> Result<PathBuf> {
     files.sort();
     files.pop().map(|(_, path)| path).ok_or_else(|| {
         let what = profile.map_or_else(String::new, |p| format!(" of `{p}`"));
-        Error::model(format!("no snapshot{what}")).at(snapshots.display())
+        Error::model(format!("no snapshot{what}")).at(snapshots.display()).hint(
+            "the run writes one at its end, and every train.snapshot_every; averages are the names in [ema]",
+        )
     })
 }

@@ -14,17 +14,19 @@ impl FromStr for Seeds {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |part: &str| {
-            part.trim().parse::<u64>().map_err(|_| format!("`{part}` is not a seed; write 0-63 or 1,2,5-10"))
-        };
         let mut seeds = Vec::new();
         for part in text.split(',') {
+            let number = |text: &str| {
+                text.trim().parse::<u64>().map_err(|_| {
+                    format!("`{part}` is neither a seed nor a range of seeds; write 0-63 or 1,2,5-10")
+                })
+            };
             let (first, last) = match part.split_once('-') {
                 Some((first, last)) => (number(first)?, number(last)?),
                 None => (number(part)?, number(part)?),
             };
             if last < first {
-                return Err(format!("`{part}` runs backwards"));
+                return Err(format!("`{part}` runs backwards; write the smaller seed first"));
             }
             if last - first >= LIMIT || seeds.len() as u64 + (last - first) >= LIMIT {
                 return Err(format!("more than {LIMIT} seeds"));
@@ -69,7 +71,10 @@ impl FromStr for Shard {
             text.split_once('/').and_then(|(i, n)| Some((i.trim().parse().ok()?, n.trim().parse().ok()?)));
         match parsed {
             Some((index, count)) if index < count => Ok(Shard { index, count }),
-            Some((index, count)) => Err(format!("part {index} of {count}: parts count from 0")),
+            Some((index, count)) => Err(format!(
+                "part {index} of {count}; parts count from 0, so the last is {}",
+                count.saturating_sub(1)
+            )),
             None => Err("expected i/n, such as 0/4".to_owned()),
         }
     }

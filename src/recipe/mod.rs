@@ -104,7 +104,9 @@ impl Recipe {
     pub fn from_table(mut table: Table, place: &str) -> Result<Self> {
         for name in ["model", "process", "objective"] {
             if !table.contains_key(name) {
-                return Err(Error::usage(format!("missing table `[{name}]`")).at(place));
+                return Err(Error::usage(format!("missing table `[{name}]`"))
+                    .at(place)
+                    .hint("a recipe needs [model], [process] and [objective]; see models/ for some"));
             }
         }
         let recipe = Recipe {

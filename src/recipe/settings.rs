@@ -73,6 +73,7 @@ impl TrainSpec {
     pub fn check(&self) -> Result<()> {
         let wrong =
             |key: &str, why: &str| Err(Error::usage(format!("wrong value of `train.{key}`")).why(why));
+        let length = if self.steps.is_some() { "steps" } else { "images" };
         match (self.steps, &self.images) {
             (None, None) => {
                 return Err(
@@ -82,8 +83,13 @@ impl TrainSpec {
             (Some(_), Some(_)) => return wrong("images", "`train.steps` is given too"),
             _ => {}
         }
-        if self.batch == 0 || self.accumulate == 0 || self.total_steps() == 0 {
-            return wrong("batch", "sizes and lengths are at least 1");
+        for (key, zero) in [("batch", self.batch == 0), ("accumulate", self.accumulate == 0)] {
+            if zero {
+                return wrong(key, "it must be at least 1");
+            }
+        }
+        if self.total_steps() == 0 {
+            return wrong(length, "the run must have at least one step");
         }
         if !self.batch.is_multiple_of(self.accumulate) {
             return wrong("accumulate", "it must divide `train.batch`");

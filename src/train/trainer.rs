@@ -86,7 +86,11 @@ impl Trainer {
         let classes = data.classes() as i64;
         let precision = recipe.train.precision;
         let store = Store::new(device, precision.storage(), recipe.train.seed);
-        let net = recipe.model.build(&store.root(), &shape, classes)?;
+        let net = recipe.model.build(&store.root(), &shape, classes).map_err(|e| {
+            e.kinded(crate::error::Kind::Usage)
+                .at("[model] of the recipe")
+                .hint(format!("the data have samples of {shape:?} and {classes} classes"))
+        })?;
         if recipe.train.channels_last {
             store.channels_last()?;
         }

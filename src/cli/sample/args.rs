@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::cli::values::{bound, finite};
 use crate::denoiser::ThresholdSpec;
 use crate::model::seeds::{Seeds, Shard};
 use crate::noise::streams::Rng;
@@ -32,6 +33,7 @@ pub enum Format {
     gen sample --model runs/cifar --seeds 0-99 --class 3 --guidance 2 --format npz --out cats.npz\n  \
     gen sample --model runs/cifar --seeds 0-49999 --shard 1/4 --out fid50k --resume\n  \
     gen sample --model runs/cifar --seeds 7 --out - > seven.png\n\n\
+    `gen help sample` lists all options: those here, and the finer ones of grids, solvers and output.\n\
     A sample depends on its seed alone: not on --batch, --shard, order or device (up to float rounding, which is\n\
     below one grey level; with --deterministic batches of any size agree to the last bit).")]
 pub struct SampleArgs {
@@ -55,10 +57,17 @@ pub struct SampleArgs {
     #[arg(long, value_name = "CLASS", help_heading = "Which samples")]
     pub class: Option<String>,
     /// Unit-normal latents [N, C, H, W] from an .npz or .safetensors file instead of the seeds' own
-    #[arg(long, value_name = "FILE", help_heading = "Which samples")]
+    #[arg(long, value_name = "FILE", help_heading = "Which samples", hide_short_help = true)]
     pub init_noise: Option<PathBuf>,
     /// Generator of the noise: PyTorch's on the CPU, or CUDA's (on any device)
-    #[arg(long, value_enum, default_value_t, value_name = "NAME", help_heading = "Which samples")]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "NAME",
+        help_heading = "Which samples",
+        hide_short_help = true
+    )]
     pub rng: Rng,
     /// Which of the run's averaged weights [default: the first]
     #[arg(long, value_name = "NAME", help_heading = "Which samples")]
@@ -75,10 +84,10 @@ pub struct SampleArgs {
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub grid_image: Option<PathBuf>,
     /// Put every thousand images into a folder of their own
-    #[arg(long, help_heading = "Output")]
+    #[arg(long, help_heading = "Output", hide_short_help = true)]
     pub subdirs: bool,
     /// Do not write the parameters into the PNG files
-    #[arg(long, help_heading = "Output")]
+    #[arg(long, help_heading = "Output", hide_short_help = true)]
     pub no_metadata: bool,
     /// Go on in a folder that is not empty: skip finished seeds, if the settings are equal
     #[arg(long, help_heading = "Output")]
@@ -87,7 +96,7 @@ pub struct SampleArgs {
     #[arg(long, conflicts_with = "resume", help_heading = "Output")]
     pub overwrite: bool,
     /// Keep the network's images and weights channels-last (faster with bf16)
-    #[arg(long, help_heading = "Output")]
+    #[arg(long, help_heading = "Output", hide_short_help = true)]
     pub channels_last: bool,
 }
 
@@ -111,85 +120,85 @@ pub struct HowArgs {
     #[arg(long, alias = "sigmas", value_name = "GRID")]
     pub grid: Option<String>,
     /// Last time
-    #[arg(long, alias = "t-end", value_name = "T")]
+    #[arg(long, alias = "t-end", value_name = "T", value_parser = finite, hide_short_help = true)]
     pub t_min: Option<f64>,
     /// First time
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", value_parser = finite, hide_short_help = true)]
     pub t_max: Option<f64>,
     /// Last noise level sigma/alpha
-    #[arg(long, alias = "sigma_min", value_name = "SIGMA")]
+    #[arg(long, alias = "sigma_min", value_name = "SIGMA", value_parser = finite, hide_short_help = true)]
     pub sigma_min: Option<f64>,
     /// First noise level sigma/alpha
-    #[arg(long, alias = "sigma_max", value_name = "SIGMA")]
+    #[arg(long, alias = "sigma_max", value_name = "SIGMA", value_parser = finite, hide_short_help = true)]
     pub sigma_max: Option<f64>,
     /// Exponent of the karras grid
-    #[arg(long, value_name = "RHO")]
+    #[arg(long, value_name = "RHO", value_parser = finite, hide_short_help = true)]
     pub rho: Option<f64>,
     /// Where the run ends: at the last time, or on clean data
-    #[arg(long, value_enum, value_name = "WHERE")]
+    #[arg(long, value_enum, value_name = "WHERE", hide_short_help = true)]
     pub terminal: Option<Terminal>,
     /// Strength of classifier-free guidance; 1 is none
-    #[arg(long, aliases = ["cfg-scale", "guidance_scale", "guidance-scale"], value_name = "W")]
+    #[arg(long, aliases = ["cfg-scale", "guidance_scale", "guidance-scale"], value_name = "W", value_parser = finite)]
     pub guidance: Option<f64>,
     /// Share of the noise (ddim, euler-maruyama)
-    #[arg(long, value_name = "ETA")]
+    #[arg(long, value_name = "ETA", value_parser = finite)]
     pub eta: Option<f64>,
     /// How a DPM solver reaches its order (dpm, dpm++)
-    #[arg(long, value_enum, value_name = "METHOD")]
+    #[arg(long, value_enum, value_name = "METHOD", hide_short_help = true)]
     pub method: Option<Method>,
     /// Second-order coefficients (dpm, dpm++, sde-dpm++), or B(h) of unipc
-    #[arg(long, value_enum, value_name = "TYPE")]
+    #[arg(long, value_enum, value_name = "TYPE", hide_short_help = true)]
     pub solver_type: Option<SolverType>,
     /// Noise or data form (sde-dpm++, unipc, dpm-adaptive)
-    #[arg(long, value_enum, value_name = "FORM")]
+    #[arg(long, value_enum, value_name = "FORM", hide_short_help = true)]
     pub form: Option<Form>,
     /// Member of the DEIS family
-    #[arg(long, alias = "deis-variant", value_enum, value_name = "NAME")]
+    #[arg(long, alias = "deis-variant", value_enum, value_name = "NAME", hide_short_help = true)]
     pub variant: Option<Variant>,
     /// Runge-Kutta tableau (deis, variant rhork)
-    #[arg(long, alias = "rk", value_enum, value_name = "NAME")]
+    #[arg(long, alias = "rk", value_enum, value_name = "NAME", hide_short_help = true)]
     pub tableau: Option<Tableau>,
     /// Variance of the noise (ddpm)
-    #[arg(long, value_enum, value_name = "NAME")]
+    #[arg(long, value_enum, value_name = "NAME", hide_short_help = true)]
     pub variance: Option<Variance>,
     /// Noise put back in over the run (edm)
-    #[arg(long, alias = "S_churn", value_name = "S")]
+    #[arg(long, alias = "S_churn", value_name = "S", value_parser = finite, hide_short_help = true)]
     pub s_churn: Option<f64>,
     /// Lowest noise level with churn (edm)
-    #[arg(long, alias = "S_min", value_name = "S")]
+    #[arg(long, alias = "S_min", value_name = "S", value_parser = finite, hide_short_help = true)]
     pub s_min: Option<f64>,
     /// Highest noise level with churn (edm)
-    #[arg(long, alias = "S_max", value_name = "S")]
+    #[arg(long, alias = "S_max", value_name = "S", value_parser = bound, hide_short_help = true)]
     pub s_max: Option<f64>,
     /// Factor of the noise put back in (edm)
-    #[arg(long, alias = "S_noise", value_name = "S")]
+    #[arg(long, alias = "S_noise", value_name = "S", value_parser = finite, hide_short_help = true)]
     pub s_noise: Option<f64>,
     /// Lower the order in the last steps (multistep solvers)
-    #[arg(long, value_enum, value_name = "WHEN")]
+    #[arg(long, value_enum, value_name = "WHEN", hide_short_help = true)]
     pub lower_order_final: Option<LowerOrderFinal>,
     /// Keep known defects of published code, to reproduce its numbers
-    #[arg(long, value_enum, value_name = "WHAT")]
+    #[arg(long, value_enum, value_name = "WHAT", hide_short_help = true)]
     pub compat: Option<Compat>,
     /// Relative tolerance (rk45, dpm-adaptive)
-    #[arg(long, value_name = "TOL")]
+    #[arg(long, value_name = "TOL", value_parser = finite, hide_short_help = true)]
     pub rtol: Option<f64>,
     /// Absolute tolerance (rk45, dpm-adaptive)
-    #[arg(long, value_name = "TOL")]
+    #[arg(long, value_name = "TOL", value_parser = finite, hide_short_help = true)]
     pub atol: Option<f64>,
     /// Error control: every sample by itself, or the batch as published code has it (rk45, dpm-adaptive)
-    #[arg(long, value_enum, value_name = "RULE")]
+    #[arg(long, value_enum, value_name = "RULE", hide_short_help = true)]
     pub control: Option<Control>,
     /// Dynamic thresholding of the predicted data at this quantile, such as 0.995
-    #[arg(long, alias = "threshold-ratio", value_name = "Q")]
+    #[arg(long, alias = "threshold-ratio", value_name = "Q", value_parser = finite, hide_short_help = true)]
     pub threshold: Option<f64>,
     /// Clamp the predicted data to [-M, M]; with --threshold, its smallest threshold
-    #[arg(long, alias = "clip", value_name = "M")]
+    #[arg(long, alias = "clip", value_name = "M", value_parser = finite, hide_short_help = true)]
     pub threshold_max: Option<f64>,
     /// One more evaluation at the end that returns the predicted clean data
-    #[arg(long, alias = "denoise-to-zero")]
+    #[arg(long, alias = "denoise-to-zero", hide_short_help = true)]
     pub denoise: bool,
     /// Number format of the state between evaluations
-    #[arg(long, value_enum, default_value_t = Latent::F32, value_name = "DTYPE")]
+    #[arg(long, value_enum, default_value_t = Latent::F32, value_name = "DTYPE", hide_short_help = true)]
     pub latent_dtype: Latent,
 }
 

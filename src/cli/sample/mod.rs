@@ -49,7 +49,7 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     let jobs = jobs(args, &done);
     let evaluations = sampler.plan().nfe().map_or_else(|| "adaptive".to_owned(), |n| n.to_string());
     ui.say(format!(
-        "{} samples of {}x{}, {} with {evaluations} evaluations each, on {}{}",
+        "{} samples of {}, {}, {} with {evaluations} evaluations each, on {}{}",
         jobs.len(),
         card.shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x"),
         dtype.name(),
@@ -98,8 +98,15 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
 }
 
 fn settings(how: &HowArgs, card: &ModelCard, args: &SampleArgs) -> Result<Settings> {
+    let solver = how.solver(&card.sample);
+    if solver.name.is_adaptive() && (how.steps.is_some() || how.nfe.is_some()) {
+        let flag = if how.steps.is_some() { "--steps" } else { "--nfe" };
+        return Err(Error::usage(format!("{} chooses its steps itself", solver.name.as_str()))
+            .at(flag)
+            .hint(format!("leave {flag} out; --rtol and --atol say how exact the run is")));
+    }
     Ok(Settings {
-        solver: how.solver(&card.sample),
+        solver,
         grid: how.grid(&card.sample)?,
         budget: how.budget(&card.sample),
         guidance: how.guidance.or(card.sample.guidance).unwrap_or(1.0),
@@ -114,7 +121,9 @@ fn classes(text: Option<&str>, known: i64) -> Result<Classes> {
     match text {
         None if known > 0 => Ok(Classes::Random),
         None => Ok(Classes::None),
-        Some(_) if known == 0 => Err(Error::usage("the model knows no classes").at(place)),
+        Some(_) if known == 0 => Err(Error::usage("the model knows no classes")
+            .at(place)
+            .hint("leave it out; only models trained with classes have them")),
         Some("random") => Ok(Classes::Random),
         Some("none") => Ok(Classes::List(vec![-1])),
         Some(text) => {
@@ -122,7 +131,7 @@ fn classes(text: Option<&str>, known: i64) -> Result<Classes> {
             let list: Vec<i64> = list.collect::<std::result::Result<_, _>>().map_err(|_| {
                 Error::usage(format!("`{text}` is no class"))
                     .at(place)
-                    .hint("give a number, a list or `random`")
+                    .hint("give a number, a list such as 0,3,7, or `random`")
             })?;
             match list.iter().find(|class| **class < 0 || **class >= known) {
                 Some(class) => Err(Error::usage(format!("no class {class}"))

@@ -46,10 +46,15 @@ impl Output {
     /// # Errors
     /// Where the place cannot be written, is not empty, or holds samples of other settings.
     pub fn open(args: &SampleArgs, settings: &Value) -> Result<(Self, BTreeSet<u64>)> {
+        if let Some(path) = &args.grid_image {
+            atomic::check(path)?;
+        }
         let sheet = args.grid_image.clone().map(|path| (path, Vec::new()));
         if args.out == Path::new("-") {
             if format_of(args) != Format::Png {
-                return Err(Error::usage("only PNG goes to stdout").at("--out -"));
+                return Err(Error::usage("only PNG goes to stdout")
+                    .at("--out -")
+                    .hint("leave --format out, or name a file with --out"));
             }
             return Ok((
                 Output { place: Place::Stdout { image: None, images: Vec::new() }, sheet },
@@ -66,6 +71,7 @@ impl Output {
             if let Some(folder) = args.out.parent().filter(|f| !f.as_os_str().is_empty()) {
                 std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, &e))?;
             }
+            atomic::check(&args.out)?;
             let place =
                 Place::Arrays { path: args.out.clone(), format, images: Vec::new(), classes: Vec::new() };
             return Ok((Output { place, sheet }, BTreeSet::new()));

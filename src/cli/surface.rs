@@ -1,0 +1,63 @@
+//! What holds for every option of every command, so that no command has to say it: the environment
+//! variable `GEN_...`, the spelling with underscores, negative numbers, and a short help that fits a screen.
+
+use clap::builder::FalseyValueParser;
+use clap::{Arg, ArgAction, Command, CommandFactory};
+
+use super::Cli;
+
+/// The whole command line.
+#[must_use]
+pub fn command() -> Command {
+    // Built, so that global options are there in every command and can be hidden in one by one.
+    let mut command = Cli::command();
+    command.build();
+    let names: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
+    for name in names.iter().filter(|name| *name != "help") {
+        command = command.mut_subcommand(name, |c| {
+            let text = c.get_after_help().cloned().unwrap_or_default();
+            let short = format!(
+                "{text}\n\nGlobal options (--device, --dtype, --threads, --json, -q, -v, ...): `gen -h`"
+            );
+            c.after_long_help(text).after_help(short).mut_args(|arg| {
+                let global = arg.is_global_set();
+                let arg = everywhere(arg);
+                if global { arg.hide_short_help(true) } else { arg }
+            })
+        });
+    }
+    command.mut_args(everywhere)
+}
+
+fn everywhere(arg: Arg) -> Arg {
+    let Some(long) = arg.get_long().map(str::to_owned) else { return arg };
+    if matches!(
+        arg.get_action(),
+        ArgAction::Help | ArgAction::HelpShort | ArgAction::HelpLong | ArgAction::Version
+    ) {
+        return arg;
+    }
+    let underscored = long.replace('-', "_");
+    let known = arg.get_all_aliases().unwrap_or_default().contains(&underscored.as_str());
+    let arg = if underscored == long || known { arg } else { arg.alias(underscored.clone()) };
+    let arg = match arg.get_env() {
+        Some(_) => arg,
+        None => arg.env(format!("GEN_{}", underscored.to_uppercase())),
+    };
+    match arg.get_action() {
+        ArgAction::SetTrue => arg.value_parser(FalseyValueParser::new()),
+        ArgAction::Set | ArgAction::Append => arg.allow_negative_numbers(true),
+        _ => arg,
+    }
+    .hide_env(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        command().debug_assert();
+    }
+}

@@ -1,0 +1,38 @@
+//! Models that cannot be opened: exit code 4.
+
+use super::world::Transcript;
+
+#[test]
+fn models_that_cannot_be_opened() {
+    let mut t = Transcript::new();
+    for model in [
+        "models/absent.safetensors",
+        "absent/run",
+        "models/cut.safetensors",
+        "models/header-cut.safetensors",
+        "models/nothing.safetensors",
+        "models/no-card.safetensors",
+        "models/newer.safetensors",
+        "models/other-network.safetensors",
+        "models/other-shape.safetensors",
+        "models/extra.safetensors",
+        "models/renamed.safetensors",
+        "models/hub",
+        "note.txt",
+        "empty",
+        "images/real.npz",
+    ] {
+        t.fails(4, &format!("sample --out x --seeds 0 --model {model}"));
+    }
+    t.fails(4, "sample --out x --model runs/plain --weights other");
+    t.check("model");
+}
+
+#[test]
+fn files_that_cannot_be_listed() {
+    let mut t = Transcript::new();
+    for path in ["models/absent.safetensors", "models/cut.safetensors", "note.txt", "empty", "models/hub"] {
+        t.fails(4, &format!("inspect {path}"));
+    }
+    t.check("inspect");
+}
