@@ -96,7 +96,9 @@ impl Error {
 
     /// A tensor `name` that has another shape than it must have.
     pub fn shape(name: &str, expected: &[i64], got: &[i64]) -> Self {
-        Self::model(format!("tensor `{name}`")).why(format!("expected shape {expected:?}, got {got:?}"))
+        Self::model(format!("tensor `{name}`"))
+            .why(format!("expected shape {expected:?}, got {got:?}"))
+            .hint("the options of the network must be those it was trained with")
     }
 
     /// A failed read of `path`.

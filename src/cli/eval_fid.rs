@@ -207,7 +207,9 @@ fn digits(path: &Path, device: Device) -> Result<Digits> {
     let file = safetensors::File::open(&path).map_err(missing)?;
     let card = ModelCard::of(&file)?;
     let NetSpec::DigitCnn(config) = &card.model else {
-        return Err(Error::model("not a classifier of digits").at(path.display()));
+        return Err(Error::model("not a classifier of digits")
+            .at(path.display())
+            .hint("leave --weights out, or train one with `gen train models/digits-features`"));
     };
     let store = Store::empty(device, tch::Kind::Float);
     let net = DigitCnn::new(&store.root(), config, &card.shape, card.classes)?;

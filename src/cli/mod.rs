@@ -157,6 +157,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(payload) => from_panic(payload.as_ref()),
     };
     let error = match (error.kind(), error.detail()) {
+        (Kind::Usage, _) if matches!(cli.command, Command::Train(_)) => {
+            error.hint("`gen train RECIPE --dry-run` prints a recipe with all its values")
+        }
         (Kind::Usage | Kind::Data | Kind::Model, _) => {
             error.hint(format!("`gen help {}` tells more", cli.command.name()))
         }
@@ -174,6 +177,11 @@ fn refuse(error: &clap::Error, args: &[OsString]) -> ExitCode {
     {
         let _ = error.print();
         return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+    }
+    if error.kind() == clap::error::ErrorKind::MissingSubcommand {
+        // Values from the environment make the parser think that something was given.
+        ui::usage_help(&surface::command().render_help().to_string());
+        return ExitCode::from(2);
     }
     // The options that say how to talk were not read; those that can be seen are followed.
     let words: Vec<&str> = args.iter().skip(1).filter_map(|arg| arg.to_str()).collect();

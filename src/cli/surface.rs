@@ -9,24 +9,27 @@ use super::Cli;
 /// The whole command line.
 #[must_use]
 pub fn command() -> Command {
-    // Built, so that global options are there in every command and can be hidden in one by one.
-    let mut command = Cli::command();
-    command.build();
+    let mut command = Cli::command().mut_args(everywhere);
     let names: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
-    for name in names.iter().filter(|name| *name != "help") {
-        command = command.mut_subcommand(name, |c| {
-            let text = c.get_after_help().cloned().unwrap_or_default();
-            let short = format!(
-                "{text}\n\nGlobal options (--device, --dtype, --threads, --json, -q, -v, ...): `gen -h`"
-            );
-            c.after_long_help(text).after_help(short).mut_args(|arg| {
-                let global = arg.is_global_set();
-                let arg = everywhere(arg);
-                if global { arg.hide_short_help(true) } else { arg }
-            })
-        });
+    for name in &names {
+        command = command.mut_subcommand(name, |c| c.mut_args(everywhere));
     }
-    command.mut_args(everywhere)
+    // Built, global options are there in every command, and the short help can leave them out.
+    command.build();
+    for name in &names {
+        command = command.mut_subcommand(name, short);
+    }
+    command
+}
+
+/// A short help with the command's own options only.
+fn short(command: Command) -> Command {
+    let text = command.get_after_help().cloned().unwrap_or_default();
+    let globals = "Global options (--device, --dtype, --threads, --json, -q, -v, ...): `gen -h`";
+    command
+        .after_help(format!("{text}\n\n{globals}"))
+        .after_long_help(text)
+        .mut_args(|arg| if arg.is_global_set() { arg.hide_short_help(true) } else { arg })
 }
 
 fn everywhere(arg: Arg) -> Arg {

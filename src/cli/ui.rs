@@ -164,7 +164,15 @@ fn stdout_error(error: &std::io::Error) -> Error {
     if error.kind() == std::io::ErrorKind::BrokenPipe {
         std::process::exit(0);
     }
-    Error::run("cannot write").at("stdout").why(crate::error::io_reason(error))
+    Error::run("cannot write")
+        .at("stdout")
+        .why(crate::error::io_reason(error))
+        .hint("what stdout leads to is full or closed")
+}
+
+/// Help that was not asked for.
+pub(super) fn usage_help(text: &str) {
+    to_stderr(text);
 }
 
 fn to_stderr(text: &str) {

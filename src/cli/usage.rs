@@ -24,6 +24,10 @@ pub fn explain(error: &clap::Error, help: &str) -> Error {
             let error = Error::usage(format!("unknown value `{value}`"))
                 .at(&place)
                 .why(format!("there are {}", allowed.join(", ")));
+            let error = match from_environment(&place, &value) {
+                Some(hint) => error.hint(hint),
+                None => error,
+            };
             let near = nearest(&value, &names).map(str::to_owned).or(text(ContextKind::SuggestedValue));
             match near {
                 Some(near) => error.hint(format!("did you mean `{near}`?")),
@@ -32,7 +36,14 @@ pub fn explain(error: &clap::Error, help: &str) -> Error {
         }
         (ErrorKind::ValueValidation, Some(place)) => {
             let why = std::error::Error::source(error).map_or_else(String::new, ToString::to_string);
-            Error::usage(format!("wrong value `{value}`")).at(&place).why(range(&why))
+            let error = Error::usage(format!("wrong value `{value}`")).at(&place).why(range(&why));
+            match from_environment(&place, &value) {
+                Some(hint) => error.hint(hint),
+                None => error,
+            }
+        }
+        (ErrorKind::UnknownArgument, Some(argument)) if !argument.starts_with('-') => {
+            Error::usage(format!("unexpected `{argument}`"))
         }
         (ErrorKind::UnknownArgument, Some(argument)) => {
             let error = Error::usage(format!("unknown option `{argument}`"));
@@ -66,6 +77,13 @@ pub fn explain(error: &clap::Error, help: &str) -> Error {
         _ => rendered(error),
     };
     said.hint(see)
+}
+
+/// The environment variable that `value` of `option` comes from, if it does.
+fn from_environment(option: &str, value: &str) -> Option<String> {
+    let name = format!("GEN_{}", option.trim_start_matches('-').replace('-', "_").to_uppercase());
+    let set = std::env::var(&name).is_ok_and(|set| set.split(',').any(|part| part == value) || set == value);
+    set.then(|| format!("it comes from the environment variable {name}"))
 }
 
 /// What a context holds, as strings.

@@ -71,9 +71,11 @@ impl ArrayDataset {
             [_, h, w, c @ (1 | 3)] => Self::new(data, Layout::Hwc, [c, h, w], labels),
             [_, c @ (1 | 3), h, w] => Self::new(data, Layout::Chw, [c, h, w], labels),
             [_, h, w] => Self::new(data, Layout::Chw, [1, h, w], labels),
-            _ => Err(Error::data("images").why(format!(
-                "shape {shape:?} is neither N x H x W x C nor N x C x H x W with 1 or 3 channels"
-            ))),
+            _ => Err(Error::data("images")
+                .why(format!(
+                    "shape {shape:?} is neither N x H x W x C nor N x C x H x W with 1 or 3 channels"
+                ))
+                .hint("save images as unsigned bytes in the order N x H x W x C")),
         }
     }
 
@@ -85,10 +87,13 @@ impl ArrayDataset {
         let mut npz = Npz::open(path)?;
         let find = |keys: &[&str]| keys.iter().find(|k| npz.has(k)).map(|k| (*k).to_owned());
         let images = find(&["arr_0", "images", "x"]).ok_or_else(|| {
-            Error::data("no images").at(path.display()).why(format!(
-                "it holds {}, images are looked for in `arr_0`, `images` and `x`",
-                npz.names().join(", ")
-            ))
+            Error::data("no images")
+                .at(path.display())
+                .why(format!(
+                    "it holds {}, images are looked for in `arr_0`, `images` and `x`",
+                    npz.names().join(", ")
+                ))
+                .hint("save images as `arr_0`, unsigned bytes in the order N x H x W x C")
         })?;
         let labels = find(&["arr_1", "labels", "y"]);
         let (header, data) = npz
@@ -127,7 +132,8 @@ impl ArrayDataset {
             Some(wanted) if wanted != self.stored[0] => {
                 return Err(Error::data(format!("images have {} channels", self.stored[0]))
                     .at(place.display())
-                    .why(format!("{wanted} are wanted")));
+                    .why(format!("{wanted} are wanted"))
+                    .hint("only grey images become three equal channels; change data.channels"));
             }
             _ => {}
         }

@@ -26,6 +26,9 @@ pub struct Picture {
     pub alpha_dropped: bool,
 }
 
+/// What to do about a file that is no image.
+const BAD_FILE: &str = "write that image again, or take it out";
+
 impl Picture {
     /// A picture of `data` in HWC order.
     ///
@@ -46,7 +49,7 @@ impl Picture {
     /// # Errors
     /// A data error that says why it cannot be decoded.
     pub fn decode(file: &[u8]) -> Result<Self> {
-        let bad = |why: String| Error::data("cannot decode image").why(why);
+        let bad = |why: String| Error::data("cannot decode image").why(why).hint(BAD_FILE);
         let reader = ImageReader::new(Cursor::new(file)).with_guessed_format();
         let decoded = reader
             .map_err(|e| e.to_string())
@@ -77,7 +80,7 @@ impl Picture {
         let size = reader
             .map_err(|e| e.to_string())
             .and_then(|r| r.into_dimensions().map_err(|e| e.to_string()))
-            .map_err(|e| Error::data("cannot decode image").why(e.to_lowercase()))?;
+            .map_err(|e| Error::data("cannot decode image").why(e.to_lowercase()).hint(BAD_FILE))?;
         Ok((size.0 as usize, size.1 as usize))
     }
 

@@ -52,7 +52,8 @@ impl File {
             Err(SafeTensorError::MetadataIncompleteBuffer) => return Err(wrong_length(&data)),
             Err(SafeTensorError::InvalidHeaderLength) if data.len() > 8 => {
                 let says = u64::from_le_bytes(first_eight(&data));
-                return Err(bad(format!("header says it has {says} bytes, file has {}", data.len() - 8)));
+                return Err(bad(format!("header says it has {says} bytes, file has {}", data.len() - 8))
+                    .hint("the file was cut off, or is of another kind"));
             }
             Err(other) => return Err(bad(other.to_string().to_lowercase())),
         };

@@ -77,7 +77,9 @@ pub fn collect(
     progress: Progress<'_>,
 ) -> Result<Collected> {
     if indices.len() < 2 {
-        return Err(Error::data(format!("{} images", indices.len())).why("at least 2 are needed"));
+        return Err(Error::data(format!("{} images", indices.len()))
+            .why("at least 2 are needed")
+            .hint("a distance of distributions takes thousands of images to mean something"));
     }
     let batch = options.batch.max(1);
     let jobs: Vec<Vec<usize>> = indices.chunks(batch).map(<[usize]>::to_vec).collect();

@@ -78,7 +78,9 @@ pub fn set_diagonal(block: &Tensor, row: usize, column: usize, value: f64) -> Re
 pub fn nearest_others(x: &Tensor, k: usize, block_size: usize) -> Result<Tensor> {
     let (n, _) = rows(x)?;
     if k == 0 || k >= n {
-        return Err(Error::data("too few images").why(format!("{k} nearest neighbours asked of {n} images")));
+        return Err(Error::data("too few images")
+            .why(format!("{k} nearest neighbours asked of {n} images"))
+            .hint("give more images, or a smaller --pr-k or --prdc-k"));
     }
     let mut out = Vec::new();
     for (i, height) in blocks(n, block_size) {

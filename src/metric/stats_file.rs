@@ -171,7 +171,11 @@ fn protocol_of_name(path: &Path) -> Option<Protocol> {
 
 /// A Gaussian read from a file: shapes, symmetry, finiteness, diagonal.
 fn checked(mean: Tensor, cov: Tensor, n: Option<u64>, (mu, sigma): (&str, &str)) -> Result<Gaussian> {
-    let bad = |key: &str, why: String| Err(Error::data(format!("bad statistics `{key}`")).why(why));
+    let bad = |key: &str, why: String| {
+        Err(Error::data(format!("bad statistics `{key}`")).why(why).hint(
+            "a covariance is finite, symmetric and not negative; `gen ref-stats` makes one from images",
+        ))
+    };
     let (mean, cov) = (mean.f_to_kind(Kind::Double)?.f_flatten(0, -1)?, cov.f_to_kind(Kind::Double)?);
     let d = mean.size()[0];
     if cov.size() != [d, d] {

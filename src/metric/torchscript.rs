@@ -48,7 +48,7 @@ impl ScriptExtractor {
             if text.contains("constants.pkl") {
                 error.why("it holds weights only").hint("Inception weights go with --weights")
             } else {
-                error.why(text)
+                error.why(text).hint("such a module is made by torch.jit.save")
             }
         })?;
         Ok(ScriptExtractor { module, path: path.to_owned(), sha256, device, convention: Cell::new(None) })

@@ -90,6 +90,8 @@ impl ModelCard {
             }
             None => return Err(bad("it names no format".to_owned())),
         }
-        serde_json::from_value(value).map_err(|e| bad(e.to_string()))
+        serde_json::from_value(value).map_err(|e| {
+            bad(e.to_string()).hint("use the release of gen that wrote the file, or a newer one")
+        })
     }
 }

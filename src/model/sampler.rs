@@ -81,7 +81,8 @@ impl<'a> Sampler<'a> {
         if settings.guidance != 1.0 && classes == 0 {
             return Err(Error::usage("guidance needs a class-conditional model")
                 .at("--guidance")
-                .why("this model knows no classes"));
+                .why("this model knows no classes")
+                .hint("leave it out; only models trained with classes can be guided"));
         }
         let plan = plan(&settings.solver, &settings.grid, settings.budget, model.process())?;
         Ok(Sampler { model, plan, settings, shape: shape.to_vec(), classes, device })

@@ -71,10 +71,10 @@ impl FromStr for Shard {
             text.split_once('/').and_then(|(i, n)| Some((i.trim().parse().ok()?, n.trim().parse().ok()?)));
         match parsed {
             Some((index, count)) if index < count => Ok(Shard { index, count }),
-            Some((index, count)) => Err(format!(
-                "part {index} of {count}; parts count from 0, so the last is {}",
-                count.saturating_sub(1)
-            )),
+            Some((_, 0)) => Err("there must be at least one part".to_owned()),
+            Some((index, count)) => {
+                Err(format!("part {index} of {count}; parts count from 0, so the last is {}", count - 1))
+            }
             None => Err("expected i/n, such as 0/4".to_owned()),
         }
     }

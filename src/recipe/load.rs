@@ -36,17 +36,17 @@ pub fn parse_table(text: &str, place: &str) -> Result<Table> {
     })
 }
 
+/// How `--set` is written.
+const SET: &str = "write --set key=value, such as --set optim.lr=1e-4";
+
 /// Sets `key=value` (`optim.lr=1e-4`) in the table. The value is TOML; what is not is taken as a string.
 ///
 /// # Errors
 /// Where the text is not `key=value`, or the key leads through something that is not a table.
 pub fn set(table: &mut Table, assignment: &str) -> Result<()> {
     let place = format!("--set {assignment}");
-    let (key, text) = assignment.split_once('=').ok_or_else(|| {
-        Error::usage("not an assignment")
-            .at(&place)
-            .hint("write --set key=value, such as --set optim.lr=1e-4")
-    })?;
+    let (key, text) =
+        assignment.split_once('=').ok_or_else(|| Error::usage("not an assignment").at(&place).hint(SET))?;
     let text = text.trim();
     let value = format!("v = {text}")
         .parse::<Table>()
@@ -54,13 +54,16 @@ pub fn set(table: &mut Table, assignment: &str) -> Result<()> {
         .and_then(|mut t| t.remove("v"))
         .unwrap_or_else(|| Value::String(text.to_owned()));
     let mut parts: Vec<&str> = key.trim().split('.').collect();
-    let last =
-        parts.pop().filter(|last| !last.is_empty()).ok_or_else(|| Error::usage("no key").at(&place))?;
+    let last = parts
+        .pop()
+        .filter(|last| !last.is_empty())
+        .ok_or_else(|| Error::usage("no key").at(&place).hint(SET))?;
     let mut here = table;
     for part in parts {
         let next = here.entry(part).or_insert_with(|| Value::Table(Table::new()));
-        here =
-            next.as_table_mut().ok_or_else(|| Error::usage(format!("`{part}` is not a table")).at(&place))?;
+        here = next
+            .as_table_mut()
+            .ok_or_else(|| Error::usage(format!("`{part}` is not a table")).at(&place).hint(SET))?;
     }
     here.insert(last.to_owned(), value);
     Ok(())

@@ -99,14 +99,17 @@ impl<'a> Saved<'a> {
         let path = folder.join("state.json");
         let text = std::fs::read_to_string(&path)
             .map_err(|e| Error::read(&path, &e).kinded(crate::error::Kind::Model))?;
-        let state: State = serde_json::from_str(&text)
-            .map_err(|e| Error::model("damaged checkpoint").at(path.display()).why(e.to_string()))?;
+        let state: State = serde_json::from_str(&text).map_err(|e| {
+            Error::model("damaged checkpoint")
+                .at(path.display())
+                .why(e.to_string())
+                .hint("remove the folder of that checkpoint, and the run goes on from the one before")
+        })?;
         if state.format != State::FORMAT {
-            return Err(Error::model("checkpoint of another version").at(path.display()).why(format!(
-                "it has format {}, this gen reads {}",
-                state.format,
-                State::FORMAT
-            )));
+            return Err(Error::model("checkpoint of another version")
+                .at(path.display())
+                .why(format!("it has format {}, this gen reads {}", state.format, State::FORMAT))
+                .hint("use the release of gen that wrote it"));
         }
         Ok(Saved { folder, state })
     }

@@ -82,6 +82,13 @@ fn the_environment_gives_what_the_command_line_leaves_out() {
     // The command line wins.
     let by_both = settings("sample --out out/by-both --steps 4", &env, "out/by-both");
     assert_eq!(by_both["nfe"], 4);
+    // Underscores reach switches and global options, too.
+    let output = Transcript::new()
+        .command("sample --model runs/plain --out out/under --seeds 0 --no_metadata --latent_dtype f64 --log_format json")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.starts_with(b"{"), "{}", String::from_utf8_lossy(&output.stderr));
     // A switch that says no is off.
     let off = [("GEN_JSON", "0"), ("GEN_MODEL", "runs/plain"), ("GEN_SEEDS", "0")];
     let mut t = Transcript::new();

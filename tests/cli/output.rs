@@ -36,7 +36,7 @@ fn json_is_one_object_for_every_command() {
         "ref-stats --data images/good --features pixel8 --out stats/json.npz --json",
         "inspect models/whole.safetensors --json",
         "inspect runs/plain --json",
-        "selftest --only euler --steps 8 --json",
+        "selftest --only euler --json",
         "bench tiny.toml --shape 1,8,8 --batch 1 --repeat 1 --json",
         "bench tiny.toml --shape 1,8,8 --batch 1 --repeat 1 --output jsonl --json",
         "doctor --json",
@@ -96,7 +96,7 @@ fn quiet_commands_say_nothing() {
     for line in [
         "train tiny.toml --data data/digits --out runs/quiet -q",
         "sample --model runs/plain --out out/quiet --seeds 0-1 -q",
-        "selftest --only euler --steps 8 -q",
+        "selftest --only euler -q",
         "bench tiny.toml --shape 1,8,8 --batch 1 --repeat 1 -q",
     ] {
         let output = Transcript::new().command(line).output().unwrap();

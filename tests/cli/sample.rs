@@ -45,7 +45,6 @@ fn solvers_and_grids() {
         "--sigma-max 1e-9",
         "--t-min 1 --sigma-min 2",
         "--grid linspace",
-        "--solver dpm --nfe 1 --method multistep --order 3",
     ] {
         t.fails(2, &format!("sample --model runs/plain --out x --seeds 0 {flags}"));
     }

@@ -226,6 +226,14 @@ impl Transcript {
         }
         let words: Vec<&str> = words.iter().map(String::as_str).filter(|w| !w.is_empty()).collect();
         let mut command = gen_command(&words);
+        // What the developer's own environment says must not matter.
+        for (key, _) in std::env::vars_os() {
+            let name = key.to_string_lossy();
+            let kept = ["GEN_DEVICE", "GEN_THREADS"].contains(&&*name);
+            if (name.starts_with("GEN_") && !kept) || ["COLUMNS", "NO_COLOR"].contains(&&*name) {
+                command.env_remove(&key);
+            }
+        }
         command.current_dir(world()).envs(self.env.iter().map(|(k, v)| (k, v)));
         command
     }
@@ -283,6 +291,8 @@ impl Transcript {
         let place = world().to_str().unwrap().replace('.', "\\.");
         settings.add_filter(&place, "[world]");
         settings.add_filter(root().to_str().unwrap(), "[checkout]");
+        settings.add_filter(r"[0-9a-f]{64}", "[sha256]");
+        settings.add_filter(r"header says it has \d+ bytes", "header says it has [n] bytes");
         settings.add_filter(r"\d+(\.\d+)? (img/s|MiB|GiB)", "[n] $2");
         settings.add_filter(r"in \d+ s:", "in [n] s:");
         settings.add_filter(r"gen \d+\.\d+\.\d+( \([0-9a-f]{12}\))?", "gen [version]");

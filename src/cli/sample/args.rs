@@ -41,7 +41,7 @@ pub struct SampleArgs {
     #[arg(short, long, visible_alias = "network", alias = "net", value_name = "PATH")]
     pub model: PathBuf,
     /// Where to write: a folder (png), a file (npz, safetensors), or - for one PNG on stdout
-    #[arg(short, long, alias = "outdir", value_name = "PATH")]
+    #[arg(short, long, aliases = ["outdir", "output_dir"], value_name = "PATH")]
     pub out: PathBuf,
 
     /// Which samples, such as 0-63 or 1,2,5-10

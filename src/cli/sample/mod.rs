@@ -47,10 +47,13 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     let (mut output, done) = Output::open(args, &described)?;
 
     let jobs = jobs(args, &done);
-    let evaluations = sampler.plan().nfe().map_or_else(|| "adaptive".to_owned(), |n| n.to_string());
+    let evaluations = sampler.plan().nfe().map_or_else(
+        || "as many evaluations as it needs".to_owned(),
+        |n| count(usize::try_from(n).unwrap_or(usize::MAX), "evaluation"),
+    );
     ui.say(format!(
-        "{} samples of {}, {}, {} with {evaluations} evaluations each, on {}{}",
-        jobs.len(),
+        "{} of {}, {}, {} with {evaluations} each, on {}{}",
+        count(jobs.len(), "sample"),
         card.shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x"),
         dtype.name(),
         settings.solver.name.as_str(),
@@ -81,7 +84,8 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     }
     let rate = finished as f64 / seconds.max(1e-9);
     ui.say(format!(
-        "{finished} samples in {}: {rate:.1} img/s, NFE {nfe}, peak memory {:.0} MiB, written to {}",
+        "{} in {}: {rate:.1} img/s, NFE {nfe}, peak memory {:.0} MiB, written to {}",
+        count(finished, "sample"),
         super::ui::duration(seconds),
         super::peak_mib(),
         args.out.display()
@@ -95,6 +99,11 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
         }))?;
     }
     Ok(())
+}
+
+/// `1 sample`, `2 samples`.
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 fn settings(how: &HowArgs, card: &ModelCard, args: &SampleArgs) -> Result<Settings> {
@@ -136,7 +145,8 @@ fn classes(text: Option<&str>, known: i64) -> Result<Classes> {
             match list.iter().find(|class| **class < 0 || **class >= known) {
                 Some(class) => Err(Error::usage(format!("no class {class}"))
                     .at(place)
-                    .why(format!("the model knows 0 to {}", known - 1))),
+                    .why(format!("the model knows 0 to {}", known - 1))
+                    .hint("give one of those, a list of them, or `random`")),
                 None => Ok(Classes::List(list)),
             }
         }
@@ -152,17 +162,17 @@ fn latents(path: &Path, samples: usize, shape: &[i64]) -> Result<Tensor> {
         let name = name.ok_or_else(|| Error::data("no tensor in the file").at(path.display()))?;
         file.tensor(&name)?
     } else {
-        let mut file = Npz::open(path)?;
+        let mut file = Npz::open(path).map_err(|e| e.hint("latents are an .npz or a .safetensors file"))?;
         let name = file.names().first().cloned();
         let name = name.ok_or_else(|| Error::data("no array in the file").at(path.display()))?;
         file.array(&name)?.to_tensor()?
     };
     let want: Vec<i64> = std::iter::once(samples as i64).chain(shape.iter().copied()).collect();
     if tensor.size() != want {
-        return Err(Error::data("latents of another shape").at(path.display()).why(format!(
-            "{samples} samples of this model need {want:?}, the file has {:?}",
-            tensor.size()
-        )));
+        return Err(Error::data("latents of another shape")
+            .at(path.display())
+            .why(format!("{samples} samples of this model need {want:?}, the file has {:?}", tensor.size()))
+            .hint("the file holds one latent for each of --seeds"));
     }
     Ok(tensor.f_to_kind(Kind::Float)?)
 }

@@ -202,12 +202,21 @@ fn open_folder(args: &SampleArgs, settings: &Value) -> Result<(Place, BTreeSet<u
     let mut done = BTreeSet::new();
     if occupied && args.resume {
         if let Ok(text) = std::fs::read_to_string(&config_path) {
-            let old: Value = serde_json::from_str(&text)
-                .map_err(|e| Error::data("damaged file").at(config_path.display()).why(e.to_string()))?;
+            let old: Value = serde_json::from_str(&text).map_err(|e| {
+                Error::data("damaged file")
+                    .at(config_path.display())
+                    .why(e.to_string())
+                    .hint("--overwrite starts anew")
+            })?;
             if let Some((key, was, is)) = first_difference(&old, settings) {
-                return Err(Error::usage(format!("`{key}` differs from that of the samples already there"))
+                let what = match key.as_str() {
+                    "model_sha256" => "the model is not that".to_owned(),
+                    _ => format!("`{key}` differs from that"),
+                };
+                let short = |value: &Value| value.to_string().chars().take(80).collect::<String>();
+                return Err(Error::usage(format!("{what} of the samples already there"))
                     .at(root.display())
-                    .why(format!("it was {was}, now it is {is}"))
+                    .why(format!("it was {}, now it is {}", short(&was), short(&is)))
                     .hint("write to another folder, or use --overwrite"));
             }
         }
@@ -231,11 +240,17 @@ fn open_folder(args: &SampleArgs, settings: &Value) -> Result<(Place, BTreeSet<u
 
 /// The first setting of two that differs.
 fn first_difference(old: &Value, new: &Value) -> Option<(String, Value, Value)> {
-    let (old, new) = (old.as_object()?, new.as_object()?);
-    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    keys.into_iter().find_map(|key| {
-        let value = |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or(Value::Null);
-        (value(old) != value(new)).then(|| (key.clone(), value(old), value(new)))
+    let (a, b) = (old.as_object()?, new.as_object()?);
+    // The model's content says more than its name.
+    let first = ["model_sha256", "solver", "nfe"].map(str::to_owned);
+    let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    first.iter().filter(|key| keys.contains(key)).chain(keys.iter().copied()).find_map(|key| {
+        let (was, is) = (a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null));
+        if was == is {
+            return None;
+        }
+        let inner = first_difference(was, is).map(|(rest, was, is)| (format!("{key}.{rest}"), was, is));
+        inner.or_else(|| Some((key.clone(), was.clone(), is.clone())))
     })
 }
 
