@@ -63,13 +63,18 @@ mod tests {
         let real = ArrayDataset::new(bytes, Layout::Chw, [1, 1, 2], None).unwrap();
         let drawn = gaussian(&real, 4000, 2).unwrap();
         let x = to_tensor(&drawn, 0..4000).unwrap().to_kind(Kind::Double).flatten(1, -1);
-        let mean = tensor_to_f64(&x.mean_dim(0, false, Kind::Double)).unwrap();
-        assert!((mean[0] - 100.0).abs() < 1.0 && (mean[1] - 150.0).abs() < 1.0, "{mean:?}");
-        let cov = tensor_to_f64(&x.transpose(0, 1).cov(1, None::<&Tensor>, None::<&Tensor>)).unwrap();
-        assert!(
-            (cov[0] - 100.0).abs() < 8.0 && (cov[1] - 80.0).abs() < 8.0 && (cov[3] - 100.0).abs() < 8.0,
-            "{cov:?}"
-        );
+        // Against the moments of the images themselves: the draws of 4000 are off by 2.2 % (one sigma).
+        let moments = |x: &Tensor| {
+            let cov = x.transpose(0, 1).cov(1, None::<&Tensor>, None::<&Tensor>);
+            (tensor_to_f64(&x.mean_dim(0, false, Kind::Double)).unwrap(), tensor_to_f64(&cov).unwrap())
+        };
+        let ((mean, cov), (want_mean, want_cov)) = (moments(&x), moments(&pixels.round()));
+        for (got, want) in mean.iter().zip(&want_mean) {
+            assert!((got - want).abs() < 0.7, "{mean:?} {want_mean:?}");
+        }
+        for (got, want) in cov.iter().zip(&want_cov) {
+            assert!((got - want).abs() < 0.09 * want, "{cov:?} {want_cov:?}");
+        }
     }
 
     #[test]

@@ -165,13 +165,13 @@ impl Weights {
                     .hint("the weights of the FID Inception network (inception-2015-12-05) are needed")
             })?;
             if tensor.size() != shape {
-                let error = Error::shape(&name, &shape, &tensor.size());
-                return Err(match name.as_str() {
-                    "fc.weight" => {
-                        error.hint("these look like torchvision's weights, which FID does not use")
-                    }
-                    _ => error,
-                });
+                let hint = if name == "fc.weight" {
+                    "these look like torchvision's weights, which FID does not use"
+                } else {
+                    "the weights of the FID Inception network (inception-2015-12-05) are needed"
+                };
+                let why = format!("expected shape {shape:?}, got {:?}", tensor.size());
+                return Err(Error::model(format!("tensor `{name}`")).why(why).hint(hint));
             }
             checked.insert(name, tensor.f_to_kind(Kind::Float)?);
         }
