@@ -12,16 +12,18 @@ fn main() {
     let lib = lib.canonicalize().unwrap_or(lib);
     let root = lib.parent().unwrap_or(Path::new("/"));
 
-    cc::Build::new()
+    let mut build = cc::Build::new();
+    build
         .cpp(true)
         .std("c++17")
         .include(root.join("include"))
         .include(root.join("include/torch/csrc/api/include"))
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
-        .flag("-w")
-        .opt_level(1)
-        .file("src/torch/shim/shim.cpp")
-        .compile("gen_shim");
+        .flag("-w");
+    build.clone().opt_level(1).file("src/torch/shim/shim.cpp").compile("gen_shim");
+    // The kernels run on libtorch's own threads, which are those of OpenMP.
+    build.opt_level(2).flag("-fopenmp").file("src/torch/shim/norm.cpp").compile("gen_norm");
+    println!("cargo:rustc-link-arg=-lgomp");
 
     // Installed beside its libraries, or in the developer's checkout.
     for place in ["$ORIGIN/../lib", "$ORIGIN/../lib/gen", "$ORIGIN/lib"] {

@@ -1,4 +1,5 @@
 //! The rules of the house: who may depend on whom, who may print, where `unsafe` may live.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use genlib::data::order::SplitMix64;
 use genlib::io::bytes::tensor_to_f64;
 use genlib::io::safetensors;
+use genlib::math::rng::SplitMix64;
 use genlib::metric::features::{Extractor, Wanted};
 use genlib::metric::inception::{Inception, InceptionExtractor, SIDE};
 use genlib::metric::inception_weights::{Weights, shapes};
@@ -31,7 +31,7 @@ fn fill(name: &str, shape: &[i64]) -> Tensor {
         ("fc", "bias") => 2.0 * u - 1.0,
         _ => 0.2 * (2.0 * u - 1.0),
     };
-    let values: Vec<f32> = (0..n).map(|_| value(stream.uniform()) as f32).collect();
+    let values: Vec<f32> = (0..n).map(|_| value(stream.uniform24()) as f32).collect();
     Tensor::from_slice(&values).view(shape)
 }
 

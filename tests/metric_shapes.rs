@@ -9,11 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use genlib::data::array::{ArrayDataset, Layout};
-use genlib::data::order::SplitMix64;
 use genlib::data::{DataOptions, Dataset};
 use genlib::io::npy::Dtype;
 use genlib::io::picture::Picture;
 use genlib::io::{npz, png};
+use genlib::math::rng::SplitMix64;
 use genlib::metric::evaluate::{
     EvalOptions, MetricKind, Reference, Report, SubsetRule, collect, evaluate, open_reference,
 };

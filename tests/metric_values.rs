@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use genlib::data::order::SplitMix64;
+use genlib::math::rng::SplitMix64;
 use genlib::metric::extra::{approximate_sw2, at_infinity, mind, vendi};
 use genlib::metric::frechet::{Gaussian, Moments, Route, distance, distance_low_rank, trace_root};
 use genlib::metric::inception_score::{IsOrder, inception_score};
@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor};
 
 fn uniform(seed: u64, n: i64, d: i64) -> Tensor {
     let mut stream = SplitMix64::new(seed);
-    let values: Vec<f64> = (0..n * d).map(|_| stream.uniform()).collect();
+    let values: Vec<f64> = (0..n * d).map(|_| stream.uniform24()).collect();
     Tensor::from_slice(&values).view([n, d])
 }
 
@@ -148,7 +148,7 @@ fn sampling_bias_is_that_of_theory() {
     let mut normal = |n: usize, d: usize| {
         let values: Vec<f64> = (0..n * d)
             .map(|_| {
-                let (u, v) = (1.0 - stream.uniform(), stream.uniform());
+                let (u, v) = (1.0 - stream.uniform24(), stream.uniform24());
                 (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
             })
             .collect();

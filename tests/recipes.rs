@@ -1,4 +1,5 @@
 //! Every recipe that is shipped builds its network at its published size, trains and samples.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! A run that is stopped, interrupted or killed is the run that was not.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

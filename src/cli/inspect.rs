@@ -140,7 +140,7 @@ fn thousands(n: i64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 && c != '-' {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) && c != '-' {
             out.push(' ');
         }
         out.push(c);

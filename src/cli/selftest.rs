@@ -66,7 +66,10 @@ pub fn run(args: &SelftestArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()>
         .collect();
     ui.result(&json!({"orders": rows, "off": off.len()}))?;
     match off.first() {
-        None => Ok(ui.say(format!("{} orders are as stated", results.len()))),
+        None => {
+            ui.say(format!("{} orders are as stated", results.len()));
+            Ok(())
+        }
         Some(first) => Err(Error::run(format!("{} of {} orders are off", off.len(), results.len()))
             .why(format!(
                 "{} on {} has {:.2}, not {}",

@@ -10,7 +10,8 @@ use super::{Globals, peak_mib};
 use crate::error::Error;
 use crate::recipe::Recipe;
 use crate::torch::device::device_name;
-use crate::train::trainer::{Event, Resume, Trainer};
+use crate::train::resume::Resume;
+use crate::train::trainer::{Event, Trainer};
 
 /// Train a model from a recipe, or go on with a run
 #[derive(Debug, Args)]

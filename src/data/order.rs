@@ -2,47 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
-#[derive(Debug, Clone)]
-pub struct SplitMix64(u64);
-
-impl SplitMix64 {
-    /// The stream of `seed`.
-    #[must_use]
-    pub fn new(seed: u64) -> Self {
-        SplitMix64(seed)
-    }
-
-    /// The next 64 bits.
-    pub fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// The next value uniform in [0, 1), a multiple of 2^-24 (exact in f32).
-    #[allow(clippy::cast_precision_loss)]
-    pub fn uniform(&mut self) -> f64 {
-        (self.next_u64() >> 40) as f64 / f64::from(1 << 24)
-    }
-
-    /// The next integer uniform in `[0, n)`, without bias (Lemire 2019, "Fast random integer generation in an
-    /// interval").
-    pub fn below(&mut self, n: u64) -> u64 {
-        if n == 0 {
-            return 0;
-        }
-        loop {
-            let product = u128::from(self.next_u64()) * u128::from(n);
-            let low = product as u64;
-            if low >= n || low >= n.wrapping_neg() % n {
-                return (product >> 64) as u64;
-            }
-        }
-    }
-}
+use crate::math::rng::SplitMix64;
 
 /// The permutation of `0..n` keyed by `(seed, epoch)`.
 #[must_use]
@@ -119,17 +79,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mixer_gives_its_published_values() {
-        assert_eq!(SplitMix64::new(0).next_u64(), 0xe220_a839_7b1d_cdaf);
-        assert_eq!(SplitMix64::new(1).next_u64(), 0x910a_2dec_8902_5cc1);
-        let mut s = SplitMix64::new(1);
-        let a: Vec<f64> = (0..3).map(|_| s.uniform()).collect();
-        for (got, want) in a.iter().zip([0.5665615201, 0.745781719685, 0.971002697945]) {
-            assert!((got - want).abs() < 1e-10);
-        }
-    }
-
-    #[test]
     fn every_epoch_is_a_permutation_of_its_own() {
         let sorted = |mut v: Vec<usize>| {
             v.sort_unstable();
@@ -158,15 +107,5 @@ mod tests {
             assert_eq!(order.indices(start, 9), all[start as usize..start as usize + 9]);
         }
         assert_eq!(Order::new(3, 0, false).indices(2, 5), [2, 0, 1, 2, 0]);
-    }
-
-    #[test]
-    fn bounded_integers_are_uniform() {
-        let mut s = SplitMix64::new(5);
-        let mut counts = [0usize; 7];
-        (0..70_000).for_each(|_| counts[s.below(7) as usize] += 1);
-        // Chi-square with 6 degrees of freedom: 22.5 is the 0.1 % point.
-        let chi2: f64 = counts.iter().map(|&c| (c as f64 - 1e4).powi(2) / 1e4).sum();
-        assert!(chi2 < 22.5, "{counts:?}");
     }
 }

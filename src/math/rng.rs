@@ -32,6 +32,27 @@ impl SplitMix64 {
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
+    /// Uniform in [0, 1), a multiple of 2^-24 (exact in f32).
+    #[allow(clippy::cast_precision_loss)]
+    pub fn uniform24(&mut self) -> f64 {
+        (self.next_u64() >> 40) as f64 / f64::from(1 << 24)
+    }
+
+    /// A whole number uniform in `[0, n)`, without bias (Lemire 2019, "Fast random integer generation in an
+    /// interval").
+    pub fn below(&mut self, n: u64) -> u64 {
+        if n == 0 {
+            return 0;
+        }
+        loop {
+            let product = u128::from(self.next_u64()) * u128::from(n);
+            let low = product as u64;
+            if low >= n || low >= n.wrapping_neg() % n {
+                return (product >> 64) as u64;
+            }
+        }
+    }
+
     /// Standard normal (Box and Muller 1958; one of the pair, so that the stream stays simple).
     pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
@@ -68,5 +89,26 @@ mod tests {
         let var = draws.iter().map(|x| x * x).sum::<f64>() / 1e5 - mean * mean;
         assert!(mean.abs() < 4.0 / 1e5f64.sqrt(), "{mean}");
         assert!((var - 1.0).abs() < 4.0 * (2.0 / 1e5f64).sqrt(), "{var}");
+    }
+
+    #[test]
+    fn the_mixer_gives_its_published_values() {
+        assert_eq!(SplitMix64::new(0).next_u64(), 0xe220_a839_7b1d_cdaf);
+        assert_eq!(SplitMix64::new(1).next_u64(), 0x910a_2dec_8902_5cc1);
+        let mut s = SplitMix64::new(1);
+        let a: Vec<f64> = (0..3).map(|_| s.uniform24()).collect();
+        for (got, want) in a.iter().zip([0.5665615201, 0.745781719685, 0.971002697945]) {
+            assert!((got - want).abs() < 1e-10);
+        }
+    }
+
+    #[test]
+    fn bounded_integers_are_uniform() {
+        let mut s = SplitMix64::new(5);
+        let mut counts = [0usize; 7];
+        (0..70_000).for_each(|_| counts[s.below(7) as usize] += 1);
+        // Chi-square with 6 degrees of freedom: 22.5 is the 0.1 % point.
+        let chi2: f64 = counts.iter().map(|&c| (c as f64 - 1e4).powi(2) / 1e4).sum();
+        assert!(chi2 < 22.5, "{counts:?}");
     }
 }

@@ -22,7 +22,13 @@ pub struct OpenOptions {
     pub dtype: Dtype,
     /// Keep images and convolution weights channels-last.
     pub channels_last: bool,
+    /// The network always sees blocks of [`BLOCK`] samples, so that a sample is the same to the last bit
+    /// in batches of any size.
+    pub blocks: bool,
 }
+
+/// Samples of a block.
+const BLOCK: i64 = 8;
 
 /// A network with its weights.
 #[derive(Debug)]
@@ -37,6 +43,7 @@ pub struct Opened {
     pub path: PathBuf,
     /// How the network computes.
     pub compute: Compute,
+    blocks: bool,
 }
 
 impl Opened {
@@ -51,7 +58,8 @@ impl Opened {
                 .why("it was trained as a classifier")
                 .hint("classifiers are the features of `gen eval-fid`; sample a model of a process")
         })?;
-        Ok(NetDenoiser::new(self.net, self.card.process.build()?, precond, self.compute))
+        let model = NetDenoiser::new(self.net, self.card.process.build()?, precond, self.compute);
+        Ok(if self.blocks { model.in_blocks(BLOCK) } else { model })
     }
 }
 
@@ -89,7 +97,7 @@ fn open_snapshot(path: &Path, options: &OpenOptions, device: Device) -> Result<O
         autocast: options.dtype.autocast(),
         channels_last: options.channels_last,
     };
-    Ok(Opened { card, net, store, path: path.to_path_buf(), compute })
+    Ok(Opened { card, net, store, path: path.to_path_buf(), compute, blocks: options.blocks })
 }
 
 /// The file of weights that a run or model folder stands for: `model.safetensors`, or the newest snapshot.

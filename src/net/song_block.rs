@@ -4,10 +4,10 @@ use tch::Tensor;
 
 use super::layers::attention::PackedAttention;
 use super::layers::conv::{FirConv2d, Resample};
+use super::layers::dropout;
 use super::layers::init::Init;
 use super::layers::linear::Linear;
 use super::layers::norm::GroupNorm;
-use super::layers::{dropout, silu};
 use crate::error::Result;
 use crate::net::store::Path;
 
@@ -78,12 +78,12 @@ impl Block {
 
     /// `x` `[B, in, H, W]`, `emb` `[B, E]`.
     pub fn forward(&self, x: &Tensor, emb: &Tensor, train: bool) -> Result<Tensor> {
-        let h = self.conv0.forward(&silu(self.norm0.forward(x)?)?)?;
+        let h = self.conv0.forward(&self.norm0.silu(x)?)?;
         let shift = self.affine.forward(emb)?.f_unsqueeze(2)?.f_unsqueeze(3)?;
         // The convolution's own backward does not need its output.
         let mut h = h;
         let h = h.f_add_(&shift)?;
-        let h = dropout(silu(self.norm1.forward(&h)?)?, self.dropout, train)?;
+        let h = dropout(self.norm1.silu(&h)?, self.dropout, train)?;
         let h = self.conv1.forward(&h)?;
         let shortcut = match &self.skip {
             Some(skip) => skip.forward(x)?,

@@ -176,7 +176,7 @@ impl Network for SongUNet {
             match step {
                 Up::ImageTwice(layer) => out = out.map(|o| layer.forward(&o)).transpose()?,
                 Up::Out(norm, conv) => {
-                    let y = conv.forward(&silu(norm.forward(&h)?)?)?;
+                    let y = conv.forward(&norm.silu(&h)?)?;
                     out = Some(out.map_or(Ok(y.shallow_clone()), |o| y.f_add(&o))?);
                 }
                 Up::Block(block) => {

@@ -55,15 +55,15 @@ impl Resnet {
 
     /// `x` `[B, in, H, W]`; `emb` `[B, E]` is the embedding of time after SiLU.
     fn forward(&self, x: &Tensor, emb: &Tensor, train: bool) -> Result<Tensor> {
-        let mut h = self.conv1.forward(&silu(self.norm1.forward(x)?)?)?;
+        let mut h = self.conv1.forward(&self.norm1.silu(x)?)?;
         let time = self.time.forward(emb)?.f_unsqueeze(2)?.f_unsqueeze(3)?;
         let h = if self.scale_shift {
             let parts = time.f_chunk(2, 1)?;
-            self.norm2.forward(&h)?.f_mul(&parts[0].f_add_scalar(1.0)?)?.f_add(&parts[1])?
+            silu(self.norm2.forward(&h)?.f_mul(&parts[0].f_add_scalar(1.0)?)?.f_add(&parts[1])?)?
         } else {
-            self.norm2.forward(&h.f_add_(&time)?)?
+            self.norm2.silu(&h.f_add_(&time)?)?
         };
-        let h = dropout(silu(h)?, self.dropout, train)?;
+        let h = dropout(h, self.dropout, train)?;
         let mut h = self.conv2.forward(&h)?;
         let mut y = match &self.shortcut {
             Some(shortcut) => h.f_add_(&shortcut.forward(x)?)?,
@@ -292,7 +292,7 @@ impl Network for UNet2D {
                 )?)?;
             }
         }
-        self.conv_out.forward(&silu(self.conv_norm_out.forward(&h)?)?)
+        self.conv_out.forward(&self.conv_norm_out.silu(&h)?)
     }
 
     fn sample_shape(&self) -> &[i64] {

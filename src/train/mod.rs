@@ -5,5 +5,6 @@ pub mod curve;
 pub mod folder;
 pub mod log;
 mod preview;
+pub mod resume;
 mod sums;
 pub mod trainer;

@@ -4,17 +4,17 @@
 //! images seen, so a run that is stopped and resumed repeats the uninterrupted one bit for bit on the
 //! CPU. Nothing is read back from the device between log lines.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
 use super::checkpoint::{Checkpoint, Saved, State};
-use super::folder::{RunFolder, same_past};
+use super::folder::RunFolder;
 use super::log::{Log, Record};
 use super::preview;
+use super::resume::{Resume, SCALER, mix, resume_path, split_scaler};
 use super::sums::Sums;
 use crate::data::Dataset;
 use crate::data::loader::{Loader, LoaderOptions};
@@ -27,24 +27,12 @@ use crate::net::store::{Store, channels_last};
 use crate::objective::{Batch, Objective};
 use crate::optim::ema::Ema;
 use crate::optim::scaler::Scaler;
-use crate::optim::spec::Schedule;
 use crate::optim::{Count, Optimizer, Progress, clip_grad_norm, found_inf};
 use crate::process::Process;
 use crate::recipe::Recipe;
 use crate::torch::interrupt;
 use crate::torch::runtime::Dtype;
 use crate::torch::shim::Autocast;
-
-/// Whether a run goes on from a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Resume {
-    /// From the newest checkpoint of the run folder, if there is one.
-    Auto,
-    /// From the beginning; a folder with checkpoints is refused.
-    Never,
-    /// From this checkpoint folder.
-    From(PathBuf),
-}
 
 /// What happened, for those who watch.
 #[derive(Debug)]
@@ -400,46 +388,4 @@ impl Trainer {
         self.folder.prune(self.recipe.train.keep)?;
         watch(&Event::Wrote(&path))
     }
-}
-
-/// Prefix of the loss scaler's tensors in the optimiser's file.
-const SCALER: &str = "scaler.";
-
-fn split_scaler(state: BTreeMap<String, Tensor>) -> (BTreeMap<String, Tensor>, BTreeMap<String, Tensor>) {
-    let (scale, own): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        state.into_iter().partition(|(name, _)| name.starts_with(SCALER));
-    let scale = scale.into_iter().map(|(name, t)| (name[SCALER.len()..].to_owned(), t)).collect();
-    (own, scale)
-}
-
-/// A key for one part of one step.
-fn mix(seed: u64, step: u64, micro: u64) -> u64 {
-    let mut hash = SplitMix64::new(seed);
-    let a = hash.next_u64() ^ step;
-    let b = SplitMix64::new(a).next_u64() ^ micro;
-    SplitMix64::new(b).next_u64()
-}
-
-/// The checkpoint to go on from, after checking that the recipe would not have changed the past.
-fn resume_path(folder: &RunFolder, recipe: &Recipe, resume: &Resume) -> Result<Option<PathBuf>> {
-    let newest = folder.checkpoints()?.last().map(|step| folder.checkpoint(*step));
-    let path = match resume {
-        Resume::Auto => newest,
-        Resume::From(path) => Some(path.clone()),
-        Resume::Never => match newest {
-            Some(path) => {
-                return Err(Error::usage("the run folder holds a run already")
-                    .at(path.display())
-                    .hint("leave --resume out to go on with it, or use another --out"));
-            }
-            None => None,
-        },
-    };
-    let file = folder.recipe();
-    if path.is_some() && file.exists() {
-        let old = Recipe::load(&file, &[])?;
-        let knows_end = matches!(recipe.optim.schedule, Schedule::Cosine | Schedule::Linear);
-        same_past(&old.to_json()?, &recipe.to_json()?, knows_end)?;
-    }
-    Ok(path)
 }

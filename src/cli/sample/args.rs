@@ -34,7 +34,8 @@ pub enum Format {
     gen sample --model runs/cifar --seeds 0-49999 --shard 1/4 --out fid50k --resume\n  \
     gen sample --model runs/cifar --seeds 7 --out - > seven.png\n\n\
     `gen help sample` lists all options: those here, and the finer ones of grids, solvers and output.\n\
-    A sample depends on its seed alone: not on --batch, --shard, order or device.")]
+    A sample depends on its seed alone: not on --batch, --shard, order or device (up to float\n\
+    rounding, below one grey level; with --deterministic batches of any size agree to the last bit).")]
 pub struct SampleArgs {
     /// A run folder, a snapshot, or a model folder
     #[arg(short, long, visible_alias = "network", alias = "net", value_name = "PATH")]

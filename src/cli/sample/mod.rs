@@ -24,13 +24,17 @@ use crate::model::open::{OpenOptions, open};
 use crate::model::sampler::{Classes, Job, Sampler, Settings};
 use crate::torch::device::device_name;
 use crate::torch::interrupt;
-use crate::torch::runtime::Dtype;
 
 /// Runs the command.
 pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     let device = globals.start()?;
     let dtype = globals.dtype.unwrap_or_default();
-    let options = OpenOptions { weights: args.weights.clone(), dtype, channels_last: args.channels_last };
+    let options = OpenOptions {
+        weights: args.weights.clone(),
+        dtype,
+        channels_last: args.channels_last,
+        blocks: globals.deterministic,
+    };
     let opened = open(&args.model, &options, device)?;
     let (card, path) = (opened.card.clone(), opened.path.clone());
     let model = opened.denoiser()?;
@@ -39,7 +43,7 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     let init =
         args.init_noise.as_deref().map(|file| latents(file, args.seeds.0.len(), &card.shape)).transpose()?;
     let mut sampler = Sampler::new(&model, &card.shape, card.classes, settings.clone(), device)?;
-    let described = describe(args, &card, &path, &settings, &sampler, dtype, device)?;
+    let described = describe(args, &card, &path, &settings, &sampler, globals, device)?;
     let (mut output, done) = Output::open(args, &described)?;
 
     let jobs = jobs(args, &done);
@@ -194,7 +198,7 @@ fn describe(
     path: &Path,
     settings: &Settings,
     sampler: &Sampler<'_>,
-    dtype: Dtype,
+    globals: &Globals,
     device: Device,
 ) -> Result<Value> {
     let file = std::fs::read(path).map_err(|e| Error::read(path, &e))?;
@@ -216,7 +220,8 @@ fn describe(
         "class": args.class,
         "init_noise": args.init_noise.as_ref().map(|p| p.display().to_string()),
         "rng": to_json(serde_json::to_value(settings.rng))?,
-        "dtype": dtype.name(),
+        "dtype": globals.dtype.unwrap_or_default().name(),
+        "deterministic": globals.deterministic,
         "latent_dtype": if settings.latent == Kind::Double { "f64" } else { "f32" },
         "device": if matches!(device, Device::Cpu) { "cpu" } else { "cuda" },
     }))

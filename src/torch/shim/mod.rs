@@ -57,6 +57,15 @@ unsafe extern "C" {
     fn gen_drop_grads(n: usize, tensors: *const *mut C_tensor) -> c_int;
     fn gen_foreach_mul(n: usize, tensors: *const *mut C_tensor, factor: *mut C_tensor) -> c_int;
     fn gen_foreach_norm(n: usize, tensors: *const *mut C_tensor, out: *mut *mut C_tensor) -> c_int;
+    fn gen_group_norm(
+        x: *mut C_tensor,
+        weight: *mut C_tensor,
+        bias: *mut C_tensor,
+        groups: i64,
+        eps: f64,
+        silu: c_int,
+        out: *mut *mut C_tensor,
+    ) -> c_int;
 }
 
 fn check(status: c_int) -> Result<()> {
@@ -310,6 +319,26 @@ pub fn foreach_norm(tensors: &[Tensor]) -> Result<Tensor> {
     let mut out = std::ptr::null_mut();
     // SAFETY: a list of `n` live tensors and a place for the result, which is a new tensor that we own.
     check(unsafe { gen_foreach_norm(t.len(), t.as_ptr(), &raw mut out) })?;
+    // SAFETY: `out` is a new tensor owned by nobody else.
+    Ok(unsafe { Tensor::from_ptr(out) })
+}
+
+/// Group normalisation of `x` `[B, C, ...]` (f32 or bf16, on the CPU) with f32 `weight` and `bias` `[C]`,
+/// followed by SiLU if `silu`: one pass over memory in the layout of `x`, in its dtype, differentiable.
+///
+/// # Errors
+/// Where dtypes, shapes or the device do not fit, or libtorch fails.
+pub fn group_norm(
+    x: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    groups: i64,
+    eps: f64,
+    silu: bool,
+) -> Result<Tensor> {
+    let [x, weight, bias] = [x, weight, bias].map(|t| t.as_ptr().cast_mut());
+    let mut out = std::ptr::null_mut();
+    // SAFETY: three live tensors and a place for the result, which is a new tensor that we own.
+    check(unsafe { gen_group_norm(x, weight, bias, groups, eps, c_int::from(silu), &raw mut out) })?;
     // SAFETY: `out` is a new tensor owned by nobody else.
     Ok(unsafe { Tensor::from_ptr(out) })
 }

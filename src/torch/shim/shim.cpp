@@ -45,6 +45,12 @@ at::DeviceType device_type(int cuda) { return cuda ? at::kCUDA : at::kCPU; }
 
 }  // namespace
 
+// The failure of a function in another file of the shim.
+int gen_fail(const char* what) {
+  last_error = what;
+  return -1;
+}
+
 extern "C" {
 
 const char* gen_last_error() { return last_error.c_str(); }

@@ -9,8 +9,10 @@ START = time.perf_counter()
 
 import argparse
 import json
+import pathlib
 import resource
 import statistics
+import sys
 
 import torch
 
@@ -29,10 +31,43 @@ def unet2d():
     )
 
 
+def versions():
+    found = {"torch": torch.__version__}
+    if "diffusers" in sys.modules:
+        found["diffusers"] = sys.modules["diffusers"].__version__
+    return found
+
+
+def floor(args):
+    """What the libraries below both programs reach on this machine in one large call: GFLOP/s of a 2048^3
+    matrix product and of a 3x3 convolution of 256 channels at 16x16, channels-last."""
+    kind = torch.bfloat16 if args.dtype == "bf16" else torch.float32
+    a = torch.randn(2048, 2048).to(kind)
+    x = torch.randn(args.batch, 256, 16, 16).to(kind).to(memory_format=torch.channels_last)
+    w = torch.randn(256, 256, 3, 3).to(kind).to(memory_format=torch.channels_last)
+    calls = {
+        "matmul": (lambda: a @ a, 2 * 2048**3),
+        "conv": (lambda: torch.nn.functional.conv2d(x, w, padding=1), 2 * args.batch * 256 * 256 * 9 * 256),
+    }
+    out = {"who": "floor", "what": "floor", "dtype": args.dtype, "device": "cpu", "versions": versions(),
+           "threads": torch.get_num_threads()}
+    with torch.no_grad():
+        for name, (call, flops) in calls.items():
+            seconds = []
+            for i in range(args.warmup + args.reps):
+                start = time.perf_counter()
+                call()
+                if i >= args.warmup:
+                    seconds.append(time.perf_counter() - start)
+            out[f"{name}_gflops"] = flops / statistics.median(seconds) / 1e9
+            out[f"{name}_seconds"] = seconds
+    return out
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--net", choices=["unet2d", "digits"], default="unet2d")
-    parser.add_argument("--what", choices=["forward", "train", "start"], default="forward")
+    parser.add_argument("--what", choices=["forward", "train", "floor"], default="forward")
     parser.add_argument("--mode", choices=["eager", "compile"], default="eager")
     parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
     parser.add_argument("--channels-last", action="store_true")
@@ -45,12 +80,16 @@ def main():
 
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
+    if args.what == "floor":
+        print(json.dumps(floor(args)))
+        return
     if args.net == "unet2d":
         net, shape = unet2d(), (3, 32, 32)
 
         def call(x, t):
             return compiled(x, t, return_dict=False)[0]
     else:
+        sys.path.insert(0, str(pathlib.Path(__file__).parent / "digits"))
         from song_unet import digits
 
         net, shape = digits(), (1, 8, 8)
@@ -94,7 +133,7 @@ def main():
     sync()
     first = time.perf_counter() - START
     seconds = []
-    for _ in range(0 if args.what == "start" else args.reps):
+    for _ in range(args.reps):
         start = time.perf_counter()
         once()
         sync()
@@ -102,8 +141,9 @@ def main():
     print(json.dumps({
         "who": "pytorch", "net": args.net, "what": args.what, "mode": args.mode, "dtype": args.dtype,
         "channels_last": args.channels_last, "batch": args.batch, "device": args.device,
-        "images_per_s": args.batch / statistics.median(seconds) if seconds else None,
-        "seconds": seconds, "ready_s": first, "torch": torch.__version__,
+        "threads": torch.get_num_threads(), "parameters": sum(p.numel() for p in net.parameters()),
+        "images_per_s": args.batch / statistics.median(seconds), "seconds": seconds, "ready_s": first,
+        "versions": versions(),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }))
 
