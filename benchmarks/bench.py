@@ -66,7 +66,7 @@ class Results:
             "suite": suite, "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "commit": commit + ("+" if dirty else "") if commit else None, "device": "cpu",
             "machine": {"cpu": cpu_model(), "cores": len(os.sched_getaffinity(0)), "flags": cpu_flags(),
-                        "system": platform.platform()},
+                        "system": f"{platform.system()} {platform.machine()}"},
             "gen": run([GEN, "--version"])[0].split()[1],
         }
         self.file = HERE / suite / "results.jsonl"
