@@ -162,8 +162,10 @@ def sampling(suite, args):
             run([args.python, script, "save", "--model", work / "peer"])
             run([args.python, script, "save", "--model", work / "peer-tiny", "--tiny"])
 
+        versions = json.loads(run([args.python, script, "versions"])[0]) if args.python else {}
+
         def whole(_, outside):
-            return [outside["wall_s"]], {}
+            return [outside["wall_s"]], {"versions": versions, "threads": args.threads}
 
         count = args.images
         for dtype in ("f32", "bf16"):
@@ -176,11 +178,10 @@ def sampling(suite, args):
                 programs["diffusers"] = [*theirs, "--dtype", dtype]
                 if dtype == "bf16":
                     programs["diffusers, bf16 weights, channels-last"] = [*theirs, "--dtype", "bf16-weights"]
-                    programs["diffusers, f32 (its default)"] = theirs
             results.measure({"what": "sample", "dtype": dtype, "batch": count}, programs, args.rounds, whole)
 
         one = [GEN, "sample", "--model", digits, "--seeds", 0, "--overwrite", "-q", "--out", work / "one"]
-        programs = {"gen": [GEN, "--version"], "gen doctor": [GEN, "doctor"]}
+        programs = {"gen": [GEN, "doctor"], "gen --version": [GEN, "--version"]}
         if args.python:
             programs["python: import torch, diffusers"] = [args.python, "-c", "import torch, diffusers"]
         results.measure({"what": "start"}, programs, args.rounds + 2, whole)

@@ -63,7 +63,7 @@ def network(suite, lines):
 def sampling(lines):
     parts = [machine(lines)]
     titles = {"sample": "Sampling to PNG files, 10 steps of DPM-Solver++ (2M), start to finish",
-              "one small image": "One 8x8 image, 10 steps, start to finish", "start": "Start-up"}
+              "one small image": "One 8x8 image, 10 steps, start to finish", "start": "Start-up (gen: `gen doctor`, which loads libtorch and tries the devices)"}
     for what, title in titles.items():
         chosen = [line for line in lines if line["what"] == what]
         if not chosen:

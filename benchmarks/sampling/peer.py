@@ -4,8 +4,10 @@
 """
 
 import argparse
+import json
 import pathlib
 
+import diffusers
 import torch
 from diffusers import DPMSolverMultistepScheduler, UNet2DModel
 from PIL import Image
@@ -55,8 +57,8 @@ def sample(args):
 
 
 parser = argparse.ArgumentParser()
-parser.add_argument("what", choices=["save", "sample"])
-parser.add_argument("--model", required=True)
+parser.add_argument("what", choices=["save", "sample", "versions"])
+parser.add_argument("--model")
 parser.add_argument("--tiny", action="store_true")
 parser.add_argument("--out")
 parser.add_argument("--steps", type=int, default=10)
@@ -65,4 +67,7 @@ parser.add_argument("--batch", type=int, default=16)
 parser.add_argument("--threads", type=int)
 parser.add_argument("--dtype", choices=["f32", "bf16", "bf16-weights"], default="f32")
 args = parser.parse_args()
-save(args) if args.what == "save" else sample(args)
+if args.what == "versions":
+    print(json.dumps({"torch": torch.__version__, "diffusers": diffusers.__version__}))
+else:
+    save(args) if args.what == "save" else sample(args)

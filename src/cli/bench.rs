@@ -171,9 +171,6 @@ fn print(form: Form, row: &Value, ui: Ui) -> Result<()> {
 fn time(recipe: &Recipe, shape: &[i64], case: &Case, args: &BenchArgs, device: Device) -> Result<Timing> {
     let store = Store::new(device, case.dtype.storage(), 0);
     let net = recipe.model.build(&store.root(), shape, 0)?;
-    if case.channels_last {
-        store.channels_last()?;
-    }
     let size: Vec<i64> = std::iter::once(case.batch).chain(shape.iter().copied()).collect();
     let mut x = Tensor::f_randn(&size, (case.dtype.storage(), device))?;
     if case.channels_last {
@@ -186,16 +183,26 @@ fn time(recipe: &Recipe, shape: &[i64], case: &Case, args: &BenchArgs, device: D
         autocast: case.dtype.autocast(),
         channels_last: case.channels_last,
     };
-    let mut optimizer = OptimSpec::default().build(store.trainable())?;
+    let mut optimizer = match case.what {
+        What::Forward => {
+            compute.prepare(&store)?;
+            None
+        }
+        What::Train => {
+            if case.channels_last {
+                store.channels_last()?;
+            }
+            Some(OptimSpec::default().build(store.trainable())?)
+        }
+    };
     let mut seconds = Vec::new();
     for i in 0..args.warmup + args.repeat {
         let start = Instant::now();
-        match case.what {
-            What::Forward => {
-                let _no_grad = tch::no_grad_guard();
-                let _ = compute.run(net.as_ref(), &x, &t, &Cond::default(), Mode::Eval)?;
-            }
-            What::Train => train_step(net.as_ref(), &x, &t, &target, &compute, optimizer.as_mut())?,
+        if let Some(optimizer) = &mut optimizer {
+            train_step(net.as_ref(), &x, &t, &target, &compute, optimizer.as_mut())?;
+        } else {
+            let _no_grad = tch::no_grad_guard();
+            let _ = compute.run(net.as_ref(), &x, &t, &Cond::default(), Mode::Eval)?;
         }
         if let Device::Cuda(index) = device {
             tch::Cuda::synchronize(index as i64);

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use super::precond::{Precond, Scalings};
 use super::{Denoiser, Prediction};
 use crate::error::{Error, Result};
-use crate::net::store::channels_last;
+use crate::net::store::{Store, channels_last};
 use crate::net::{Cond, Mode, Network};
 use crate::process::{At, Process};
 use crate::torch::shim::Autocast;
@@ -28,6 +28,19 @@ impl Default for Compute {
 }
 
 impl Compute {
+    /// Makes a network's weights ready to be run like this, without gradients: memory format, and the
+    /// weights that autocast would cast at every call.
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    pub fn prepare(self, store: &Store) -> Result<()> {
+        store.set_requires_grad(false)?;
+        if self.channels_last {
+            store.channels_last()?;
+        }
+        self.autocast.map_or(Ok(()), |kind| store.cast_weights(kind))
+    }
+
     /// One call of `net`: `x` `[B, ...]` of any dtype, output in the dtype that the network returns.
     ///
     /// # Errors
@@ -197,7 +210,7 @@ mod tests {
 
     #[test]
     fn in_blocks_a_sample_does_not_depend_on_its_batch() {
-        use crate::net::{spec::NetSpec, store::Store};
+        use crate::net::spec::NetSpec;
         let _guard = tch::no_grad_guard();
         let store = Store::new(Device::Cpu, Kind::Float, 1);
         let spec: NetSpec = toml::from_str("type = \"mlp\"\nwidths = [256, 256]").unwrap();
@@ -218,6 +231,22 @@ mod tests {
             assert!(run(i, 1).equal(&whole.narrow(0, i, 1)), "{i}");
         }
         assert!(run(2, 4).equal(&whole.narrow(0, 2, 4)));
+    }
+
+    #[test]
+    fn prepared_weights_give_what_autocast_gives() {
+        let _guard = tch::no_grad_guard();
+        let store = Store::new(Device::Cpu, Kind::Float, 1);
+        let spec: NetSpec = toml::from_str("type = \"mlp\"\nwidths = [64, 64]").unwrap();
+        let net = spec.build(&store.root(), &[16], 0).unwrap();
+        let compute = Compute { kind: Kind::Float, autocast: Some(Kind::BFloat16), channels_last: true };
+        let x = Generator::new(3).unwrap().normal(&[5, 16], Kind::Float).unwrap();
+        let t = Tensor::linspace(0.1, 0.9, 5, (Kind::Float, Device::Cpu));
+        let run = || compute.run(net.as_ref(), &x, &t, &Cond::default(), Mode::Eval).unwrap();
+        let want = run();
+        compute.prepare(&store).unwrap();
+        assert!(store.trainable().iter().all(|(_, w)| (w.kind() == Kind::BFloat16) == (w.dim() >= 2)));
+        assert!(run().equal(&want));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::io::safetensors;
 use crate::net::Network;
 use crate::net::store::Store;
-use crate::torch::runtime::Dtype;
+use crate::torch::runtime::{Dtype, MemoryFormat};
 
 /// How a model is opened.
 #[derive(Debug, Clone, Default)]
@@ -20,8 +20,8 @@ pub struct OpenOptions {
     pub weights: Option<String>,
     /// What the network computes in.
     pub dtype: Dtype,
-    /// Keep images and convolution weights channels-last.
-    pub channels_last: bool,
+    /// Memory format of images and convolution weights.
+    pub format: MemoryFormat,
     /// The network always sees blocks of [`BLOCK`] samples, so that a sample is the same to the last bit
     /// in batches of any size.
     pub blocks: bool,
@@ -88,15 +88,12 @@ fn open_snapshot(path: &Path, options: &OpenOptions, device: Device) -> Result<O
         card.model.build(&store.root(), &card.shape, card.classes).map_err(|e| e.kinded(Kind::Model))?;
     let tensors = file.tensors().map_err(|e| e.kinded(Kind::Model))?;
     store.load(&tensors, &path.display().to_string())?;
-    store.set_requires_grad(false)?;
-    if options.channels_last {
-        store.channels_last()?;
-    }
     let compute = Compute {
         kind: options.dtype.storage(),
         autocast: options.dtype.autocast(),
-        channels_last: options.channels_last,
+        channels_last: options.format.channels_last(options.dtype, device),
     };
+    compute.prepare(&store)?;
     Ok(Opened { card, net, store, path: path.to_path_buf(), compute, blocks: options.blocks })
 }
 

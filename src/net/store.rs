@@ -207,6 +207,22 @@ impl Store {
         Ok(())
     }
 
+    /// Keeps the weights of convolutions and linear layers (everything of two or more dimensions) in
+    /// `kind`: what autocast would make of them at every call, done once. For inference only.
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    pub fn cast_weights(&self, kind: Kind) -> Result<()> {
+        let _guard = tch::no_grad_guard();
+        for (_, mut tensor) in self.trainable() {
+            if tensor.dim() >= 2 {
+                let data = tensor.f_detach()?.f_to_kind(kind)?;
+                tensor.f_set_data(&data)?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn insert(&self, entry: Entry) -> Result<Tensor> {
         let mut index = self.index.borrow_mut();
         let mut entries = self.entries.borrow_mut();

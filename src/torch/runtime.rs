@@ -68,6 +68,30 @@ pub enum Dtype {
     F64,
 }
 
+/// How images and the weights of convolutions lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum MemoryFormat {
+    /// Channels-last where it is the faster one: on the CPU, and on CUDA in 16 bits.
+    #[default]
+    Auto,
+    /// Channel after channel.
+    Contiguous,
+    /// Pixel after pixel.
+    ChannelsLast,
+}
+
+impl MemoryFormat {
+    /// Whether images are kept channels-last in `dtype` on `device`.
+    #[must_use]
+    pub fn channels_last(self, dtype: Dtype, device: Device) -> bool {
+        match self {
+            MemoryFormat::Auto => device == Device::Cpu || dtype.autocast().is_some(),
+            MemoryFormat::Contiguous => false,
+            MemoryFormat::ChannelsLast => true,
+        }
+    }
+}
+
 impl Dtype {
     /// The dtype of weights and states.
     #[must_use]

@@ -63,10 +63,7 @@ pub fn draw(
     let store = Store::empty(device, compute.kind);
     let net = card.model.build(&store.root(), &card.shape, card.classes)?;
     store.load(&weights.into_iter().collect::<BTreeMap<_, _>>(), "the run's weights")?;
-    store.set_requires_grad(false)?;
-    if compute.channels_last {
-        store.channels_last()?;
-    }
+    compute.prepare(&store)?;
     let model = NetDenoiser::new(net, card.process.build()?, precond, compute);
     let settings = Settings {
         solver: card.sample.solver.clone().unwrap_or_else(|| SolverSpec::new(SolverName::DpmPp)),

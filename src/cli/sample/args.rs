@@ -13,6 +13,7 @@ use crate::solver::{
     Budget, Churn, Compat, Control, Form, GridSpec, LowerOrderFinal, Method, SolverName, SolverSpec,
     SolverType, Tableau, Terminal, Variance, Variant,
 };
+use crate::torch::runtime::MemoryFormat;
 
 /// The form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -95,9 +96,16 @@ pub struct SampleArgs {
     /// Write into a folder that is not empty
     #[arg(long, conflicts_with = "resume", help_heading = "Output")]
     pub overwrite: bool,
-    /// Keep the network's images and weights channels-last (faster with bf16)
-    #[arg(long, help_heading = "Output", hide_short_help = true)]
-    pub channels_last: bool,
+    /// How the network's images and weights lie in memory
+    #[arg(
+        long,
+        value_enum,
+        default_value = "auto",
+        value_name = "FORMAT",
+        help_heading = "Output",
+        hide_short_help = true
+    )]
+    pub memory_format: MemoryFormat,
 }
 
 /// How to get from noise to samples.

@@ -32,7 +32,7 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     let options = OpenOptions {
         weights: args.weights.clone(),
         dtype,
-        channels_last: args.channels_last,
+        format: args.memory_format,
         blocks: globals.deterministic,
     };
     let opened = open(&args.model, &options, device)?;
