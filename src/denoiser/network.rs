@@ -174,6 +174,7 @@ fn upload(values: impl Iterator<Item = f64>, device: Device) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::spec::NetSpec;
     use crate::process::{Flow, Point};
     use crate::torch::shim::Generator;
 
@@ -210,7 +211,6 @@ mod tests {
 
     #[test]
     fn in_blocks_a_sample_does_not_depend_on_its_batch() {
-        use crate::net::spec::NetSpec;
         let _guard = tch::no_grad_guard();
         let store = Store::new(Device::Cpu, Kind::Float, 1);
         let spec: NetSpec = toml::from_str("type = \"mlp\"\nwidths = [256, 256]").unwrap();
