@@ -114,6 +114,7 @@ fn from_checkpoint(path: &Path) -> Result<Contents> {
                 Scalar::Int(i) => json!(i),
                 Scalar::Float(x) => json!(x),
                 Scalar::Str(s) => json!(s),
+                Scalar::Empty => json!([]),
             };
             (key.clone(), value)
         })

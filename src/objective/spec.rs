@@ -27,6 +27,8 @@ pub enum ObjectiveSpec {
     Flow(Plain),
     /// EDM (Karras et al. 2022): preconditioned denoising at log-normal noise levels.
     Edm(Edm),
+    /// Denoising within any scalings: networks of other projects, to be sampled or trained further.
+    Denoising(Scaled),
     /// Cross-entropy of a classifier.
     Classifier(Classifier),
 }
@@ -79,6 +81,27 @@ impl Default for Edm {
     }
 }
 
+/// A network within given scalings. It is trained with squared errors of its own output, at log-normal noise
+/// levels (uniform times for a plain network).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scaled {
+    /// The scalings around the network.
+    pub precond: Precond,
+    /// Distribution of training times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<TimeSampling>,
+    /// Probability of leaving the class out.
+    #[serde(default)]
+    pub class_dropout: f64,
+}
+
+impl From<Precond> for ObjectiveSpec {
+    fn from(precond: Precond) -> Self {
+        ObjectiveSpec::Denoising(Scaled { precond, sampling: None, class_dropout: 0.0 })
+    }
+}
+
 impl ObjectiveSpec {
     /// The objective.
     ///
@@ -109,6 +132,7 @@ impl ObjectiveSpec {
             ObjectiveSpec::V(plain) => (Prediction::V, plain),
             ObjectiveSpec::Flow(plain) => (Prediction::Velocity, plain),
             ObjectiveSpec::Edm(edm) => return Some(edm.denoising()),
+            ObjectiveSpec::Denoising(scaled) => return Some(scaled.denoising()),
             ObjectiveSpec::Classifier(_) => return None,
         };
         let flow = prediction == Prediction::Velocity;
@@ -132,6 +156,26 @@ impl Edm {
             precond: Precond::Edm { sigma_data: self.sigma_data },
             sampling: TimeSampling::LogNormal { p_mean: self.p_mean, p_std: self.p_std },
             t_min: 0.0,
+            t_max: None,
+            weighting: Weighting::Uniform,
+            reduce: Reduce::Mean,
+            class_dropout: self.class_dropout,
+        }
+    }
+}
+
+impl Scaled {
+    fn denoising(&self) -> Denoising {
+        let plain = matches!(self.precond, Precond::Plain { .. });
+        let usual = if plain {
+            TimeSampling::Uniform { stratified: false }
+        } else {
+            TimeSampling::LogNormal { p_mean: p_mean(), p_std: p_std() }
+        };
+        Denoising {
+            precond: self.precond,
+            sampling: self.sampling.unwrap_or(usual),
+            t_min: if plain && self.precond.prediction() != Prediction::Velocity { 1e-5 } else { 0.0 },
             t_max: None,
             weighting: Weighting::Uniform,
             reduce: Reduce::Mean,
@@ -181,7 +225,9 @@ mod tests {
         assert_eq!((d.t_min, d.weighting), (1e-5, Weighting::Likelihood));
         let edm: ObjectiveSpec = toml::from_str("type = \"edm\"\nsigma_data = 0.75\nP_mean = -0.8").unwrap();
         assert_eq!(edm.precond(), Some(Precond::Edm { sigma_data: 0.75 }));
-        for spec in [flow, score, edm, ObjectiveSpec::Classifier(Classifier::default())] {
+        let scaled = ObjectiveSpec::from(Precond::Ve);
+        assert_eq!(scaled.precond(), Some(Precond::Ve));
+        for spec in [flow, score, edm, scaled, ObjectiveSpec::Classifier(Classifier::default())] {
             assert!(spec.build().is_ok());
             assert_eq!(toml::from_str::<ObjectiveSpec>(&toml::to_string(&spec).unwrap()).unwrap(), spec);
         }
