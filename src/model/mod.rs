@@ -4,4 +4,5 @@ pub mod card;
 pub mod kind;
 pub mod open;
 pub mod sampler;
+pub mod scheduler;
 pub mod seeds;
