@@ -41,7 +41,8 @@ pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Foreign> {
     let (process, precond) = kind(source, options, &mut notes)?;
     let average = (place == "ema.").then_some("ema");
     let card = card(NetSpec::Dit(config), process, precond.into(), (shape, classes), average);
-    Ok(Foreign { card, tensors: source.below(place)?, notes })
+    let files = vec![source.path().to_owned()];
+    Ok(Foreign { card, tensors: source.below(place)?, files, notes })
 }
 
 fn network(source: &Source, place: &str, notes: &mut Vec<String>) -> Result<(DitConfig, Vec<i64>, i64)> {

@@ -64,7 +64,8 @@ pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Foreign> {
     card.sample =
         SampleSpec { solver: Some(SolverSpec::new(SolverName::Edm)), steps: Some(18), ..SampleSpec::default() };
     let tensors = source.below(&format!("{}.", under(place, "model")))?;
-    Ok(Foreign { card, tensors, notes: Vec::new() })
+    let files = vec![source.path().to_owned()];
+    Ok(Foreign { card, tensors, files, notes: Vec::new() })
 }
 
 fn precond(source: &Source, place: &str) -> Result<Precond> {

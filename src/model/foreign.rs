@@ -1,7 +1,7 @@
 //! Models in the files of other projects: which layout a file has, and its card and weights.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tch::Tensor;
 
@@ -22,6 +22,8 @@ pub struct Foreign {
     pub card: ModelCard,
     /// Its weights, by the names of this project's network.
     pub tensors: BTreeMap<String, Tensor>,
+    /// All files they depend on.
+    pub files: Vec<PathBuf>,
     /// What had to be assumed, for people to read.
     pub notes: Vec<String>,
 }

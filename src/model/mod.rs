@@ -1,12 +1,16 @@
-//! Opening anything a user may point at, and sampling it.
+//! Opening anything a user may point at, sampling it, and writing it in other forms.
 
 pub mod card;
+pub mod convert;
+mod diffusers_out;
 mod dit;
 mod edm;
 pub mod foreign;
 pub mod kind;
+pub mod load;
 pub mod open;
 pub mod sampler;
+pub mod scheduler;
 mod score_sde;
 pub mod seeds;
 pub mod source;

@@ -1,23 +1,33 @@
 //! From a path to a model that can be sampled.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use tch::Device;
+use tch::{Device, Tensor};
 
 use super::card::ModelCard;
 use super::kind::FileKind;
+use super::foreign::{self, Foreign};
+use super::source::Source;
+use super::dit;
 use crate::denoiser::network::{Compute, NetDenoiser};
 use crate::error::{Error, Kind, Result};
 use crate::io::safetensors;
 use crate::net::Network;
 use crate::net::store::Store;
+use crate::process::ProcessName;
 use crate::torch::runtime::{Dtype, MemoryFormat};
 
 /// How a model is opened.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
-    /// Which of a run's averages (`--weights`); the first if not given.
+    /// Which of a run's averages (`--weights`); the first if not given. Checkpoints of other projects have
+    /// `ema` and `raw`.
     pub weights: Option<String>,
+    /// The process of a checkpoint that does not say it.
+    pub process: Option<ProcessName>,
+    /// Shape of a sample of a checkpoint that does not say it.
+    pub shape: Option<Vec<i64>>,
     /// What the network computes in.
     pub dtype: Dtype,
     /// Memory format of images and convolution weights.
@@ -39,8 +49,12 @@ pub struct Opened {
     pub net: Box<dyn Network>,
     /// The weights.
     pub store: Store,
-    /// The file they came from.
+    /// The file or folder they came from.
     pub path: PathBuf,
+    /// All files they depend on.
+    pub files: Vec<PathBuf>,
+    /// What a person should know about how the model was understood.
+    pub notes: Vec<String>,
     /// How the network computes.
     pub compute: Compute,
     blocks: bool,
@@ -71,10 +85,15 @@ pub fn open(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened
     let file = match FileKind::of(path)? {
         FileKind::Safetensors => path.to_path_buf(),
         FileKind::Run => weights_of(path, options.weights.as_deref())?,
+        FileKind::Checkpoint => return open_foreign(path, options, device),
+        FileKind::HuggingFace if dit::is_folder(path) => {
+            let foreign = dit::read_folder(path)?;
+            return build(foreign, path, options, device);
+        }
         other => {
             return Err(Error::model(format!("cannot run a {}", other.name()))
                 .at(path.display())
-                .hint("this release runs snapshots and run folders of `gen train`"));
+                .hint("this release runs snapshots and run folders of `gen train`, and checkpoints of EDM, score_sde, DiT and SiT"));
         }
     };
     open_snapshot(&file, options, device).map_err(|e| e.at(file.display()))
@@ -82,19 +101,49 @@ pub fn open(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened
 
 fn open_snapshot(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened> {
     let file = safetensors::File::open(path).map_err(|e| e.kinded(Kind::Model))?;
+    if !file.metadata().contains_key(super::card::KEY) && foreign::Layout::of(&Source::open(path)?).is_some() {
+        return open_foreign(path, options, device);
+    }
     let card = ModelCard::of(&file)?;
-    let store = Store::empty(device, options.dtype.storage());
-    let net =
-        card.model.build(&store.root(), &card.shape, card.classes).map_err(|e| e.kinded(Kind::Model))?;
     let tensors = file.tensors().map_err(|e| e.kinded(Kind::Model))?;
-    store.load(&tensors, &path.display().to_string())?;
+    build(Foreign { card, tensors, files: vec![path.to_owned()], notes: Vec::new() }, path, options, device)
+}
+
+fn open_foreign(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened> {
+    build(foreign::read(path, options)?, path, options, device)
+}
+
+/// The network of a card with its tensors, ready to be run.
+fn build(model: Foreign, path: &Path, options: &OpenOptions, device: Device) -> Result<Opened> {
+    let Foreign { card, tensors, files, notes } = model;
+    let (net, store) = assemble(&card, &tensors, path, options.dtype.storage(), device)?;
     let compute = Compute {
         kind: options.dtype.storage(),
         autocast: options.dtype.autocast(),
         channels_last: options.format.channels_last(options.dtype, device),
     };
     compute.prepare(&store)?;
-    Ok(Opened { card, net, store, path: path.to_path_buf(), compute, blocks: options.blocks })
+    Ok(Opened { card, net, store, path: path.to_owned(), files, notes, compute, blocks: options.blocks })
+}
+
+/// The network of `card` with the weights `tensors`, which came from `path`.
+///
+/// # Errors
+/// A model error where the card makes no network, or the tensors do not fit it.
+pub fn assemble(
+    card: &ModelCard,
+    tensors: &BTreeMap<String, Tensor>,
+    path: &Path,
+    kind: tch::Kind,
+    device: Device,
+) -> Result<(Box<dyn Network>, Store)> {
+    let store = Store::empty(device, kind);
+    let net = card
+        .model
+        .build(&store.root(), &card.shape, card.classes)
+        .map_err(|e| e.at(path.display()).kinded(Kind::Model))?;
+    store.load(tensors, &path.display().to_string())?;
+    Ok((net, store))
 }
 
 /// The file of weights that a run or model folder stands for: `model.safetensors`, or the newest snapshot.

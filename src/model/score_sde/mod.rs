@@ -67,7 +67,8 @@ pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Foreign> {
     let side = shape[1];
     let mut card = card(net, process, precond.into(), (shape, 0), (!raw).then_some("ema"));
     card.trained.steps = source.int("step").and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-    Ok(Foreign { card, tensors: plan::to_own(&design, side, tensors)?, notes })
+    let files = vec![source.path().to_owned()];
+    Ok(Foreign { card, tensors: plan::to_own(&design, side, tensors)?, files, notes })
 }
 
 /// Shape of a sample. The file does not say it: published networks have their first attention at 16 x 16.
