@@ -4,7 +4,8 @@
 //! DiT predicts the noise of a DDPM table of 1000 linear steps. SiT's time runs from noise (0) to data (1): its
 //! velocity is the negative of this project's, at time `1 - t`.
 
-use super::foreign::{Foreign, card, no_such_weights};
+use super::foreign::{card, no_such_weights};
+use super::load::Loaded;
 use super::open::OpenOptions;
 use super::source::Source;
 use crate::denoiser::Prediction;
@@ -29,7 +30,7 @@ pub(super) fn place(source: &Source, wanted: Option<&str>) -> Option<&'static st
 }
 
 /// Reads the model.
-pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Foreign> {
+pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Loaded> {
     let wanted = match options.weights.as_deref() {
         Some("raw") => Some("model"),
         other => other,
@@ -42,7 +43,7 @@ pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Foreign> {
     let average = (place == "ema.").then_some("ema");
     let card = card(NetSpec::Dit(config), process, precond.into(), (shape, classes), average);
     let files = vec![source.path().to_owned()];
-    Ok(Foreign { card, tensors: source.below(place)?, files, notes })
+    Ok(Loaded { card, tensors: source.below(place)?, files, notes })
 }
 
 fn network(source: &Source, place: &str, notes: &mut Vec<String>) -> Result<(DitConfig, Vec<i64>, i64)> {

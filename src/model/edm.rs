@@ -4,7 +4,8 @@
 //! when the objects were made (`_init_kwargs`), the weights are their parameters and buffers. The outer object
 //! says which preconditioning it is (Karras et al. 2022, Table 1), the inner one (`model`) is the network.
 
-use super::foreign::{Foreign, card, no_such_weights};
+use super::foreign::{card, no_such_weights};
+use super::load::Loaded;
 use super::open::OpenOptions;
 use super::source::Source;
 use crate::denoiser::precond::Precond;
@@ -36,7 +37,7 @@ pub(super) fn place(source: &Source, wanted: Option<&str>) -> Option<&'static st
 }
 
 /// Reads the model.
-pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Foreign> {
+pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Loaded> {
     let wanted = match options.weights.as_deref() {
         Some("raw") => Some("net"),
         other => other,
@@ -65,7 +66,7 @@ pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Foreign> {
         SampleSpec { solver: Some(SolverSpec::new(SolverName::Edm)), steps: Some(18), ..SampleSpec::default() };
     let tensors = source.below(&format!("{}.", under(place, "model")))?;
     let files = vec![source.path().to_owned()];
-    Ok(Foreign { card, tensors, files, notes: Vec::new() })
+    Ok(Loaded { card, tensors, files, notes: Vec::new() })
 }
 
 fn precond(source: &Source, place: &str) -> Result<Precond> {

@@ -1,11 +1,9 @@
 //! Models in the files of other projects: which layout a file has, and its card and weights.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-
-use tch::Tensor;
+use std::path::Path;
 
 use super::card::{ModelCard, Trained};
+use super::load::Loaded;
 use super::open::OpenOptions;
 use super::source::Source;
 use super::{dit, edm, score_sde};
@@ -14,19 +12,6 @@ use crate::net::spec::NetSpec;
 use crate::objective::ObjectiveSpec;
 use crate::process::ProcessSpec;
 use crate::recipe::SampleSpec;
-
-/// A model of another project, in the terms of this one.
-#[derive(Debug)]
-pub struct Foreign {
-    /// What it is.
-    pub card: ModelCard,
-    /// Its weights, by the names of this project's network.
-    pub tensors: BTreeMap<String, Tensor>,
-    /// All files they depend on.
-    pub files: Vec<PathBuf>,
-    /// What had to be assumed, for people to read.
-    pub notes: Vec<String>,
-}
 
 /// The layouts that are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +54,7 @@ impl Layout {
 ///
 /// # Errors
 /// A model error where the layout is unknown, or the file does not hold what its layout must.
-pub fn read(path: &Path, options: &OpenOptions) -> Result<Foreign> {
+pub fn read(path: &Path, options: &OpenOptions) -> Result<Loaded> {
     let source = Source::open(path)?;
     let layout = Layout::of(&source).ok_or_else(|| unknown(&source))?;
     read_as(layout, &source, options).map_err(|e| e.at(path.display()))
@@ -79,7 +64,7 @@ pub fn read(path: &Path, options: &OpenOptions) -> Result<Foreign> {
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_as(layout: Layout, source: &Source, options: &OpenOptions) -> Result<Foreign> {
+pub fn read_as(layout: Layout, source: &Source, options: &OpenOptions) -> Result<Loaded> {
     match layout {
         Layout::Edm => edm::read(source, options),
         Layout::ScoreSde => score_sde::read(source, options),

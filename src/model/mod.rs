@@ -4,6 +4,7 @@ pub mod card;
 pub mod convert;
 mod diffusers_out;
 mod dit;
+mod dit_folder;
 mod edm;
 pub mod foreign;
 pub mod kind;

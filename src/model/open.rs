@@ -6,13 +6,9 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Tensor};
 
 use super::card::ModelCard;
-use super::kind::FileKind;
-use super::foreign::{self, Foreign};
-use super::source::Source;
-use super::dit;
+use super::load::{Loaded, load};
 use crate::denoiser::network::{Compute, NetDenoiser};
 use crate::error::{Error, Kind, Result};
-use crate::io::safetensors;
 use crate::net::Network;
 use crate::net::store::Store;
 use crate::process::ProcessName;
@@ -82,48 +78,22 @@ impl Opened {
 /// # Errors
 /// A model error where it is missing, of an unknown kind, or its tensors do not fit.
 pub fn open(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened> {
-    let file = match FileKind::of(path)? {
-        FileKind::Safetensors => path.to_path_buf(),
-        FileKind::Run => weights_of(path, options.weights.as_deref())?,
-        FileKind::Checkpoint => return open_foreign(path, options, device),
-        FileKind::HuggingFace if dit::is_folder(path) => {
-            let foreign = dit::read_folder(path)?;
-            return build(foreign, path, options, device);
-        }
-        other => {
-            return Err(Error::model(format!("cannot run a {}", other.name()))
-                .at(path.display())
-                .hint("this release runs snapshots and run folders of `gen train`, and checkpoints of EDM, score_sde, DiT and SiT"));
-        }
-    };
-    open_snapshot(&file, options, device).map_err(|e| e.at(file.display()))
-}
-
-fn open_snapshot(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened> {
-    let file = safetensors::File::open(path).map_err(|e| e.kinded(Kind::Model))?;
-    if !file.metadata().contains_key(super::card::KEY) && foreign::Layout::of(&Source::open(path)?).is_some() {
-        return open_foreign(path, options, device);
-    }
-    let card = ModelCard::of(&file)?;
-    let tensors = file.tensors().map_err(|e| e.kinded(Kind::Model))?;
-    build(Foreign { card, tensors, files: vec![path.to_owned()], notes: Vec::new() }, path, options, device)
-}
-
-fn open_foreign(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened> {
-    build(foreign::read(path, options)?, path, options, device)
+    build(load(path, options)?, path, options, device)
 }
 
 /// The network of a card with its tensors, ready to be run.
-fn build(model: Foreign, path: &Path, options: &OpenOptions, device: Device) -> Result<Opened> {
-    let Foreign { card, tensors, files, notes } = model;
-    let (net, store) = assemble(&card, &tensors, path, options.dtype.storage(), device)?;
+fn build(model: Loaded, path: &Path, options: &OpenOptions, device: Device) -> Result<Opened> {
+    let Loaded { card, tensors, files, notes } = model;
+    let place = files.first().map_or(path, PathBuf::as_path);
+    let (net, store) = assemble(&card, &tensors, place, options.dtype.storage(), device)?;
+    let path = place.to_owned();
     let compute = Compute {
         kind: options.dtype.storage(),
         autocast: options.dtype.autocast(),
         channels_last: options.format.channels_last(options.dtype, device),
     };
     compute.prepare(&store)?;
-    Ok(Opened { card, net, store, path: path.to_owned(), files, notes, compute, blocks: options.blocks })
+    Ok(Opened { card, net, store, path, files, notes, compute, blocks: options.blocks })
 }
 
 /// The network of `card` with the weights `tensors`, which came from `path`.

@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 pub use args::{HowArgs, SampleArgs};
 use args::{Latent, format_of_name};
-use output::{Output, format_of, hex};
+use output::{Output, check_shape, format_of, hex};
 
 use super::Globals;
 use super::ui::Ui;
@@ -43,6 +43,7 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     }
     let (card, path, files) = (opened.card.clone(), opened.path.clone(), opened.files.clone());
     let model = opened.denoiser()?;
+    check_shape(args, &card.shape)?;
     let settings = settings(&args.how, &card, args)?;
     let classes = classes(args.class.as_deref(), card.classes)?;
     let init =

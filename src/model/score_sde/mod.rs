@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tch::Tensor;
 
-use super::foreign::{Foreign, card, no_such_weights};
+use super::foreign::{card, no_such_weights};
+use super::load::Loaded;
 use super::open::OpenOptions;
 use super::source::Source;
 use crate::denoiser::Prediction;
@@ -37,7 +38,7 @@ pub(super) fn place(source: &Source) -> Option<&'static str> {
 }
 
 /// Reads the model.
-pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Foreign> {
+pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Loaded> {
     let place = place(source).ok_or_else(|| Error::model("the checkpoint holds no modules"))?;
     let design = infer::design(source, place)?;
     let mut notes = Vec::new();
@@ -61,14 +62,14 @@ pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Foreign> {
     let tensors = gather(source, place, &items, raw)?;
     let (process, precond) = process(source, place, &design, options, &mut notes)?;
     let net = match design.kind {
-        Kind::Ddpm => NetSpec::UNet2D(design.unet2d()),
+        Kind::Ddpm => return Err(Error::model("score_sde's DDPM network cannot be run")),
         _ => NetSpec::SongUNet(design.song(shape[1]).into()),
     };
     let side = shape[1];
     let mut card = card(net, process, precond.into(), (shape, 0), (!raw).then_some("ema"));
     card.trained.steps = source.int("step").and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
     let files = vec![source.path().to_owned()];
-    Ok(Foreign { card, tensors: plan::to_own(&design, side, tensors)?, files, notes })
+    Ok(Loaded { card, tensors: plan::to_own(&design, side, tensors)?, files, notes })
 }
 
 /// Shape of a sample. The file does not say it: published networks have their first attention at 16 x 16.
