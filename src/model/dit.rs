@@ -124,7 +124,7 @@ fn kind(source: &Source, options: &OpenOptions, notes: &mut Vec<String>) -> Resu
         }
         (None, None) => {
             let name = source.path().file_name().map(|name| name.to_string_lossy().to_lowercase());
-            let sit = name.is_some_and(|name| name.contains("sit"));
+            let sit = name.is_some_and(|name| name.split(|c: char| !c.is_alphanumeric()).any(|part| part == "sit"));
             let (is, other) = if sit { ("SiT", "ddpm for a DiT") } else { ("DiT", "flow for a SiT") };
             notes.push(format!("it is taken as a {is}, by the file's name (--process {other})"));
             sit.then_some(ProcessName::Flow)

@@ -124,7 +124,8 @@ impl Block {
                 PackedAttention::with(p, out, family.heads(out), norm, family.init(out), family.silent())
             }
         };
-        let attention = attention.then(attend).transpose()?;
+        // As in EDM, too few channels for a head mean no attention.
+        let attention = (attention && family.heads(out) > 0).then(attend).transpose()?;
         Ok(Block { input, norm0, conv0, affine, norm1, conv1, skip, attention, dropout, skip_scale, modulated })
     }
 
