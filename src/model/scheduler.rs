@@ -1,14 +1,22 @@
 //! `scheduler_config.json` of diffusers as a process, an objective and defaults of sampling.
+//!
+//! Every class is one of the solvers here on one of the grids here; where the class departs from its
+//! paper, `compat = "reference"` and the rules of the grid's `table` say how. Options that are absent have
+//! the defaults of the class; options that change nothing (and unknown ones) are ignored; options that have
+//! no counterpart are errors.
+
+mod config;
+mod table;
+mod timeless;
 
 use serde_json::Value;
 
-use crate::denoiser::ThresholdSpec;
-use crate::denoiser::precond::TimeInput;
-use crate::error::{Error, Result};
-use crate::objective::{ObjectiveSpec, Plain};
-use crate::process::{BetaSchedule, ProcessSpec};
+use crate::error::{Error, Kind, Result};
+use crate::objective::ObjectiveSpec;
+use crate::process::ProcessSpec;
 use crate::recipe::SampleSpec;
-use crate::solver::{GridKind, GridSpec, SolverName, SolverSpec, Terminal, Variance};
+use crate::solver::{GridSpec, SolverSpec};
+use config::Config;
 
 /// What a scheduler of diffusers stands for.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,62 +31,76 @@ pub struct Scheduler {
     pub sample: SampleSpec,
 }
 
+/// Process, objective, solver and grid of a class.
+type Parts = (ProcessSpec, ObjectiveSpec, SolverSpec, GridSpec);
+
+/// The classes that are known, without the ending `Scheduler`.
+const CLASSES: [&str; 20] = [
+    "DDPM",
+    "DDIM",
+    "PNDM",
+    "DPMSolverMultistep",
+    "DPMSolverSinglestep",
+    "DPMSolverSDE",
+    "DEISMultistep",
+    "UniPCMultistep",
+    "EDMEuler",
+    "EDMDPMSolverMultistep",
+    "EulerDiscrete",
+    "EulerAncestralDiscrete",
+    "HeunDiscrete",
+    "LMSDiscrete",
+    "KDPM2Discrete",
+    "KDPM2AncestralDiscrete",
+    "IPNDM",
+    "ScoreSdeVe",
+    "FlowMatchEulerDiscrete",
+    "FlowMatchHeunDiscrete",
+];
+
 impl Scheduler {
     /// Reads the configuration `json`, which came from `place`.
     ///
     /// # Errors
     /// A model error that names the class, or the key and its value, that has no counterpart here.
     pub fn read(json: &Value, place: &str) -> Result<Scheduler> {
-        let class = json["_class_name"].as_str().unwrap_or_default().to_owned();
-        let bad = |what: String| Error::model(what).at(place);
-        if !matches!(class.as_str(), "DDPMScheduler" | "DDIMScheduler") {
-            return Err(bad(format!("unknown scheduler `{class}`")));
-        }
-        let steps = json["num_train_timesteps"].as_u64().unwrap_or(1000);
-        let number = |key: &str, usual: f64| json[key].as_f64().unwrap_or(usual);
-        let schedule = match json["beta_schedule"].as_str().unwrap_or("linear") {
-            "linear" => BetaSchedule::Linear,
-            "scaled_linear" => BetaSchedule::ScaledLinear,
-            "squaredcos_cap_v2" => BetaSchedule::Cosine,
-            other => return Err(bad(format!("unknown beta_schedule `{other}`"))),
+        let config = Config::new(json, place)?;
+        let class = config.word("_class_name", "")?;
+        let name = class.strip_suffix("Scheduler").filter(|name| CLASSES.contains(name));
+        let Some(name) = name else {
+            return Err(Error::model(format!("unknown scheduler class `{class}`"))
+                .at(place)
+                .why("it is none of those gen knows")
+                .hint(format!("known are {}, each with the ending Scheduler", CLASSES.join(", "))));
         };
-        let process = ProcessSpec::Ddpm {
-            schedule,
-            steps: usize::try_from(steps).unwrap_or(0),
-            beta_start: number("beta_start", 1e-4),
-            beta_end: number("beta_end", 0.02),
+        let (process, objective, solver, grid) = match name {
+            "EDMEuler" | "EDMDPMSolverMultistep" => timeless::edm(&config, name)?,
+            "FlowMatchEulerDiscrete" | "FlowMatchHeunDiscrete" => timeless::flow(&config, name)?,
+            "ScoreSdeVe" => timeless::ve(&config)?,
+            "IPNDM" => {
+                return Err(Error::model("IPNDMScheduler has a schedule of its own")
+                    .at(place)
+                    .why("a network trained on a DDPM table is not told its times")
+                    .hint("name another scheduler in the file; `--solver ipndm` has the method"));
+            }
+            name => table::read(&config, name)?,
         };
-        let time = TimeInput::discrete(u32::try_from(steps).unwrap_or(0));
-        let plain = Plain { time: Some(time), ..Plain::default() };
-        let objective = match json["prediction_type"].as_str().unwrap_or("epsilon") {
-            "epsilon" => ObjectiveSpec::Eps(plain),
-            "sample" => ObjectiveSpec::X0(plain),
-            "v_prediction" => ObjectiveSpec::V(plain),
-            other => return Err(bad(format!("unknown prediction_type `{other}`"))),
+        process.build().map_err(|e| e.kinded(Kind::Model).at(place))?;
+        let steps = match name {
+            // Published samples of the others are of fewer steps than the table has.
+            "ScoreSdeVe" => Some(config.whole("num_train_timesteps", 2000)?),
+            _ => None,
         };
-        let mut solver = SolverSpec::new(SolverName::Ddim);
-        if class == "DDPMScheduler" {
-            solver.name = SolverName::Ddpm;
-            solver.variance = Some(match json["variance_type"].as_str().unwrap_or("fixed_small") {
-                "fixed_large" => Variance::Large,
-                _ => Variance::Small,
-            });
-        }
-        if json["clip_sample"].as_bool().unwrap_or(true) {
-            solver.threshold = Some(ThresholdSpec { quantile: None, max: number("clip_sample_range", 1.0) });
-        }
-        let kind = match json["timestep_spacing"].as_str().unwrap_or("leading") {
-            "linspace" => GridKind::Linspace,
-            "trailing" => GridKind::Trailing,
-            _ => GridKind::Leading,
-        };
-        let grid = GridSpec {
-            kind: Some(kind),
-            offset: json["steps_offset"].as_u64().and_then(|n| usize::try_from(n).ok()),
-            terminal: Some(Terminal::Zero),
-            ..GridSpec::default()
-        };
-        let sample = SampleSpec { solver: Some(solver), grid: Some(grid), ..SampleSpec::default() };
-        Ok(Scheduler { class, process, objective, sample })
+        let sample = SampleSpec { solver: Some(solver), grid: Some(grid), steps, ..SampleSpec::default() };
+        Ok(Scheduler { class: class.to_owned(), process, objective, sample })
+    }
+
+    /// Reads the text of a configuration. Python writes infinities there (`lambda_min_clipped`), which are
+    /// not JSON.
+    ///
+    /// # Errors
+    /// As [`Scheduler::read`], and where the text is not JSON.
+    pub fn parse(text: &str, place: &str) -> Result<Scheduler> {
+        Self::read(&config::parse(text, place)?, place)
     }
 }

@@ -20,8 +20,8 @@ pub enum ObjectiveSpec {
     X0(Plain),
     /// The network predicts `v = alpha eps - sigma x_0` (Salimans and Ho 2022).
     V(Plain),
-    /// Denoising score matching (Song et al. 2021): the network's output is `-sigma` times the score; with
-    /// `weighting = { type = "likelihood" }` the bound on the likelihood.
+    /// Denoising score matching (Song et al. 2021): the network's output is `-sigma` times the score, or
+    /// (`raw`) the score itself; with `weighting = { type = "likelihood" }` the bound on the likelihood.
     Score(Plain),
     /// Flow matching (Lipman et al. 2023): the network predicts the velocity `alpha' x_0 + sigma' eps`.
     Flow(Plain),
@@ -57,6 +57,9 @@ pub struct Plain {
     pub reduce: Option<Reduce>,
     /// Probability of leaving the class out.
     pub class_dropout: f64,
+    /// Score: the network's output is the score itself (it divides by sigma inside).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub raw: bool,
 }
 
 /// Options of EDM's objective.
@@ -108,6 +111,14 @@ impl ObjectiveSpec {
     /// # Errors
     /// Where an option is out of its range.
     pub fn build(&self) -> Result<Box<dyn Objective>> {
+        if let ObjectiveSpec::Eps(plain)
+        | ObjectiveSpec::X0(plain)
+        | ObjectiveSpec::V(plain)
+        | ObjectiveSpec::Flow(plain) = self
+            && plain.raw
+        {
+            return Err(Error::usage("objective.raw = true").why("only the score has a raw form"));
+        }
         Ok(match (self, self.denoising()) {
             (_, Some(denoising)) => {
                 check(&denoising)?;
@@ -127,6 +138,7 @@ impl ObjectiveSpec {
 
     fn denoising(&self) -> Option<Denoising> {
         let (prediction, plain) = match self {
+            ObjectiveSpec::Score(plain) if plain.raw => (Prediction::Score, plain),
             ObjectiveSpec::Eps(plain) | ObjectiveSpec::Score(plain) => (Prediction::Eps, plain),
             ObjectiveSpec::X0(plain) => (Prediction::X0, plain),
             ObjectiveSpec::V(plain) => (Prediction::V, plain),
@@ -223,6 +235,10 @@ mod tests {
         .unwrap();
         let d = score.denoising().unwrap();
         assert_eq!((d.t_min, d.weighting), (1e-5, Weighting::Likelihood));
+        let raw: ObjectiveSpec = toml::from_str("type = \"score\"\nraw = true").unwrap();
+        assert_eq!(raw.denoising().unwrap().precond.prediction(), Prediction::Score);
+        let raw: ObjectiveSpec = toml::from_str("type = \"v\"\nraw = true").unwrap();
+        assert!(raw.build().is_err());
         let edm: ObjectiveSpec = toml::from_str("type = \"edm\"\nsigma_data = 0.75\nP_mean = -0.8").unwrap();
         assert_eq!(edm.precond(), Some(Precond::Edm { sigma_data: 0.75 }));
         let scaled = ObjectiveSpec::from(Precond::Ve);
