@@ -139,7 +139,7 @@ fn what_score_sde_does_not_say_is_assumed_and_noted() {
         (sided(8, 1), "3 channels"),
         (OpenOptions { process: Some(ProcessName::Flow), ..sided(8, 3) }, "vp, subvp, ve or ddpm"),
     ] {
-        says(&load(&fixture("ncsnpp.pth"), &options).unwrap_err(), word);
+        says(&load(&fixture("ncsnpp.pth"), &options).err().unwrap(), word);
     }
 }
 
@@ -154,7 +154,7 @@ fn checkpoints_of_dit_and_sit_give_what_they_give() {
     let flow = OpenOptions { process: Some(ProcessName::Flow), ..OpenOptions::default() };
     assert_eq!(load(&fixture("dit.pt"), &flow).unwrap().card.process, ProcessSpec::Flow {});
     let edm = OpenOptions { process: Some(ProcessName::Edm), ..OpenOptions::default() };
-    assert_eq!(load(&fixture("dit.pt"), &edm).unwrap_err().kind().exit_code(), 2);
+    assert_eq!(load(&fixture("dit.pt"), &edm).err().unwrap().kind().exit_code(), 2);
 }
 
 /// A folder as diffusers writes it, with the fixture's weights after `change`.
@@ -183,7 +183,7 @@ fn a_dit_folder_of_diffusers_gives_what_diffusers_gives() {
         assert!(opened.notes[0].contains("scheduler"), "{:?}", opened.notes);
         agrees(opened, &json(&fixture("diffusers-dit.json")));
     }
-    let fails = |word: &str| says(&open(dir.path(), &OpenOptions::default(), Device::Cpu).unwrap_err(), word);
+    let fails = |word: &str| says(&open(dir.path(), &OpenOptions::default(), Device::Cpu).err().unwrap(), word);
     let block = |name: &str| format!("transformer_blocks.1.{name}");
     dit_folder(dir.path(), |t, _| drop(t.remove(&block("attn1.to_k.weight"))));
     fails("no tensor `transformer_blocks.1.attn1.to_k.weight`");
@@ -223,7 +223,7 @@ fn replaced(file: &str, from: &str, to: &str, word: &str) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(file);
     std::fs::write(&path, bytes).unwrap();
-    let error = open(&path, &OpenOptions::default(), Device::Cpu).unwrap_err();
+    let error = open(&path, &OpenOptions::default(), Device::Cpu).err().unwrap();
     says(&error, word);
     assert_eq!(error.kind().exit_code(), 4);
 }
@@ -244,7 +244,7 @@ fn damaged_pickles_name_the_culprit() {
     let path = dir.path().join("x.pkl");
     for cut in [1, 100, whole.len() / 2, whole.len() - 3] {
         std::fs::write(&path, &whole[..whole.len() - cut]).unwrap();
-        says(&open(&path, &OpenOptions::default(), Device::Cpu).unwrap_err(), "x.pkl");
+        says(&open(&path, &OpenOptions::default(), Device::Cpu).err().unwrap(), "x.pkl");
     }
 }
 
@@ -255,7 +255,7 @@ fn changed(file: &str, change: impl Fn(&mut BTreeMap<String, Tensor>), word: &st
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("changed.safetensors");
     safetensors::write(&path, &tensors, &BTreeMap::new()).unwrap();
-    let error = open(&path, &OpenOptions::default(), Device::Cpu).unwrap_err();
+    let error = open(&path, &OpenOptions::default(), Device::Cpu).err().unwrap();
     says(&error, word);
     assert_eq!(error.kind().exit_code(), 4);
 }

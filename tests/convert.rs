@@ -88,7 +88,7 @@ fn tensors_keep_their_names_and_their_type_unless_told_otherwise() {
     assert_eq!(file.tensor("conv.weight").unwrap().kind(), Kind::BFloat16);
     assert_eq!(file.tensor("long").unwrap().kind(), Kind::Int64);
     let absent = Settings { part: Some("ema".into()), ..part };
-    let error = convert(&source, &to, &absent).unwrap_err();
+    let error = convert(&source, &to, &absent).err().unwrap();
     assert!(error.to_string().contains("`ema.`") && error.hint_text().unwrap().contains("`model`"), "{error}");
 
     // The tensors of a checkpoint are still a model where their names say which.
@@ -117,7 +117,7 @@ fn half_precision_halves_the_file_and_stays_close() {
     let large = dir.path().join("large.safetensors");
     safetensors::write(&large, [("w", Tensor::from(1e6f32))], &std::collections::BTreeMap::new()).unwrap();
     let half = Settings { kind: Some(Kind::Half), ..settings(Form::Safetensors, OpenOptions::default()) };
-    let error = convert(&large, &dir.path().join("x.safetensors"), &half).unwrap_err();
+    let error = convert(&large, &dir.path().join("x.safetensors"), &half).err().unwrap();
     assert!(error.to_string().contains("`w` does not fit f16"), "{error}");
 }
 
@@ -188,7 +188,7 @@ fn what_diffusers_cannot_hold_is_refused() {
     let folder = dir.path().join("folder");
     let form = settings(Form::Diffusers, small(3));
     let refused = |source: &Path, word: &str| {
-        let error = convert(source, &folder, &form).unwrap_err();
+        let error = convert(source, &folder, &form).err().unwrap();
         assert!(error.to_string().contains(word), "{error}");
         assert_eq!(error.kind().exit_code(), 4);
         assert!(!folder.exists());

@@ -63,11 +63,15 @@ fn scheduler(card: &ModelCard) -> Result<(Value, &'static str)> {
             .why(why.to_owned())
             .hint("--to snapshot and --to safetensors take any model"))
     };
-    let (steps, schedule, start, end) = match card.process {
-        ProcessSpec::Ddpm { steps, schedule, beta_start, beta_end, .. } => (steps, schedule, beta_start, beta_end),
+    let (steps, schedule, start, end, rescaled) = match &card.process {
+        ProcessSpec::Ddpm { betas: Some(_), .. } => return refuse("its table follows no schedule"),
+        ProcessSpec::Ddpm { steps, schedule, beta_start, beta_end, betas: None, terminal_alpha_bar } => {
+            (*steps, *schedule, *beta_start, *beta_end, terminal_alpha_bar.is_some())
+        }
         #[allow(clippy::cast_precision_loss)]
         ProcessSpec::Vp { beta_min, beta_max } => {
-            (STEPS, BetaSchedule::Linear, beta_min / STEPS as f64, beta_max / STEPS as f64)
+            let n = STEPS as f64;
+            (STEPS, BetaSchedule::Linear, beta_min / n, beta_max / n, false)
         }
         _ => return refuse("its process is neither a DDPM table nor vp"),
     };
@@ -75,6 +79,7 @@ fn scheduler(card: &ModelCard) -> Result<(Value, &'static str)> {
         BetaSchedule::Linear => "linear",
         BetaSchedule::ScaledLinear => "scaled_linear",
         BetaSchedule::Cosine => "squaredcos_cap_v2",
+        _ => return refuse("its table follows a schedule that not every scheduler has"),
     };
     let Some(Precond::Plain { prediction, time, factor: 1.0 }) = card.objective.precond() else {
         return refuse("its network is preconditioned");
@@ -106,6 +111,7 @@ fn scheduler(card: &ModelCard) -> Result<(Value, &'static str)> {
         "beta_start": start,
         "beta_end": end,
         "beta_schedule": beta_schedule,
+        "rescale_betas_zero_snr": rescaled,
         "prediction_type": prediction,
         "clip_sample": clip.is_some_and(|clip| clip.quantile.is_none()),
         "clip_sample_range": clip.map_or(1.0, |clip| clip.max),

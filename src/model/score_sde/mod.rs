@@ -139,9 +139,12 @@ fn gather(source: &Source, place: &str, items: &[Item], raw: bool) -> Result<BTr
         }
         out.insert(item.name.clone(), source.tensor(&name)?);
     }
-    let more = format!("ema.shadow_params.{next}");
-    if !raw && source.shape(&more).is_some() {
-        return Err(Error::model(format!("tensor `{more}` is the average of nothing"))
+    let surplus = |name: &&String| {
+        let number = name.strip_prefix("ema.shadow_params.").map(|rest| rest.parse::<usize>().unwrap_or(next));
+        number.is_some_and(|number| number >= next)
+    };
+    if let (false, Some(name)) = (raw, source.names().iter().find(surplus)) {
+        return Err(Error::model(format!("tensor `{name}` is the average of nothing"))
             .why(format!("the network has {next} trained tensors")));
     }
     Ok(out)
