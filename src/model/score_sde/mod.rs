@@ -62,7 +62,7 @@ pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Loaded> {
     let tensors = gather(source, place, &items, raw)?;
     let (process, precond) = process(source, place, &design, options, &mut notes)?;
     let net = match design.kind {
-        Kind::Ddpm => return Err(Error::model("score_sde's DDPM network cannot be run")),
+        Kind::Ddpm => NetSpec::UNet2D(design.unet2d()),
         _ => NetSpec::SongUNet(design.song(shape[1]).into()),
     };
     let side = shape[1];
