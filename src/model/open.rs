@@ -1,10 +1,12 @@
 //! From a path to a model that can be sampled.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use tch::Device;
+use tch::{Device, Tensor};
 
 use super::card::ModelCard;
+use super::diffusers;
 use super::kind::FileKind;
 use crate::denoiser::network::{Compute, NetDenoiser};
 use crate::error::{Error, Kind, Result};
@@ -16,7 +18,7 @@ use crate::torch::runtime::{Dtype, MemoryFormat};
 /// How a model is opened.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
-    /// Which of a run's averages (`--weights`); the first if not given.
+    /// Which of a run's averages, or which variant of a folder's weights (`--weights`); the first if not given.
     pub weights: Option<String>,
     /// What the network computes in.
     pub dtype: Dtype,
@@ -39,8 +41,12 @@ pub struct Opened {
     pub net: Box<dyn Network>,
     /// The weights.
     pub store: Store,
-    /// The file they came from.
+    /// The file or folder they came from.
     pub path: PathBuf,
+    /// All files they depend on.
+    pub files: Vec<PathBuf>,
+    /// What a person should know about how the model was understood.
+    pub notes: Vec<String>,
     /// How the network computes.
     pub compute: Compute,
     blocks: bool,
@@ -71,10 +77,11 @@ pub fn open(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened
     let file = match FileKind::of(path)? {
         FileKind::Safetensors => path.to_path_buf(),
         FileKind::Run => weights_of(path, options.weights.as_deref())?,
+        FileKind::HuggingFace => return open_folder(path, options, device),
         other => {
-            return Err(Error::model(format!("cannot run a {}", other.name()))
-                .at(path.display())
-                .hint("this release runs snapshots and run folders of `gen train`"));
+            return Err(Error::model(format!("cannot run a {}", other.name())).at(path.display()).hint(
+                "this release runs snapshots and run folders of `gen train`, and folders of diffusers",
+            ));
         }
     };
     open_snapshot(&file, options, device).map_err(|e| e.at(file.display()))
@@ -83,18 +90,46 @@ pub fn open(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened
 fn open_snapshot(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened> {
     let file = safetensors::File::open(path).map_err(|e| e.kinded(Kind::Model))?;
     let card = ModelCard::of(&file)?;
+    let tensors = || file.tensors().map_err(|e| e.kinded(Kind::Model));
+    let source = path.display().to_string();
+    let (net, store, compute) = build(&card, tensors, &source, options, device)?;
+    let path = path.to_path_buf();
+    let (files, blocks) = (vec![path.clone()], options.blocks);
+    Ok(Opened { card, net, store, path, files, notes: Vec::new(), compute, blocks })
+}
+
+fn open_folder(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened> {
+    let folder = diffusers::Folder::read(path, options.weights.as_deref())
+        .map_err(|e| e.at(path.display()).kinded(Kind::Model))?;
+    let tensors = || folder.tensors();
+    let source = folder.weights.place();
+    let (net, store, compute) = build(&folder.card, tensors, &source, options, device)?;
+    let diffusers::Folder { card, files, notes, .. } = folder;
+    let (path, blocks) = (path.to_path_buf(), options.blocks);
+    Ok(Opened { card, net, store, path, files, notes, compute, blocks })
+}
+
+/// The network of `card` with the given tensors, which come from `source`, ready to be run.
+fn build(
+    card: &ModelCard,
+    tensors: impl FnOnce() -> Result<BTreeMap<String, Tensor>>,
+    source: &str,
+    options: &OpenOptions,
+    device: Device,
+) -> Result<(Box<dyn Network>, Store, Compute)> {
     let store = Store::empty(device, options.dtype.storage());
-    let net =
-        card.model.build(&store.root(), &card.shape, card.classes).map_err(|e| e.kinded(Kind::Model))?;
-    let tensors = file.tensors().map_err(|e| e.kinded(Kind::Model))?;
-    store.load(&tensors, &path.display().to_string())?;
+    let net = card.model.build(&store.root(), &card.shape, card.classes).map_err(|e| {
+        let e = e.at(source).kinded(Kind::Model);
+        e.hint("the options of the network must be those it was trained with")
+    })?;
+    store.load(&tensors()?, source)?;
     let compute = Compute {
         kind: options.dtype.storage(),
         autocast: options.dtype.autocast(),
         channels_last: options.format.channels_last(options.dtype, device),
     };
     compute.prepare(&store)?;
-    Ok(Opened { card, net, store, path: path.to_path_buf(), compute, blocks: options.blocks })
+    Ok((net, store, compute))
 }
 
 /// The file of weights that a run or model folder stands for: `model.safetensors`, or the newest snapshot.
