@@ -102,10 +102,7 @@ fn sided(side: i64, channels: i64) -> OpenOptions {
 fn pickles_of_edm_give_what_edm_gives() {
     let opened = opens("edm-ncsnpp.pkl", "edm-ncsnpp.json", &OpenOptions::default());
     assert_eq!((opened.card.classes, opened.card.trained.ema.as_deref()), (3, Some("ema")));
-    assert_eq!(
-        opened.card.process,
-        ProcessSpec::Edm { sigma_min: 0.002, sigma_max: 80.0, sigma_data: 0.6 }
-    );
+    assert_eq!(opened.card.process, ProcessSpec::Edm { sigma_min: 0.002, sigma_max: 80.0, sigma_data: 0.6 });
     let song = opened.card.model.song().unwrap();
     assert_eq!((song.dropout, song.attn_resolutions.len(), song.skip_scale), (0.05, 0, 0.5f64.sqrt()));
     opens("edm-vp.pkl", "edm-vp.json", &OpenOptions::default());
@@ -130,7 +127,11 @@ fn checkpoints_of_score_sde_give_what_score_sde_gives() {
 fn what_score_sde_does_not_say_is_assumed_and_noted() {
     let opened = open(&fixture("ncsnpp.pth"), &OpenOptions::default(), Device::Cpu).unwrap();
     assert_eq!(opened.card.shape, [3, 32, 32]);
-    assert!(opened.notes[0].contains("32x32") && opened.notes[1].contains("model of ve"), "{:?}", opened.notes);
+    assert!(
+        opened.notes[0].contains("32x32") && opened.notes[1].contains("model of ve"),
+        "{:?}",
+        opened.notes
+    );
     let raw = OpenOptions { weights: Some("raw".into()), ..sided(8, 3) };
     let raw = open(&fixture("ncsnpp.pth"), &raw, Device::Cpu).unwrap();
     let averaged = open(&fixture("ncsnpp.pth"), &sided(8, 3), Device::Cpu).unwrap();
@@ -164,7 +165,8 @@ fn checkpoints_of_dit_and_sit_give_what_they_give() {
 fn dit_folder(place: &Path, change: impl Fn(&mut BTreeMap<String, Tensor>, &mut Value)) {
     let facts = json(&fixture("diffusers-dit.json"));
     let shapes: BTreeMap<String, Vec<i64>> = serde_json::from_value(facts["tensors"].clone()).unwrap();
-    let shared = |name: &str| name.replace("transformer_blocks.1.norm1.emb", "transformer_blocks.0.norm1.emb");
+    let shared =
+        |name: &str| name.replace("transformer_blocks.1.norm1.emb", "transformer_blocks.0.norm1.emb");
     let mut tensors: BTreeMap<String, Tensor> =
         shapes.iter().map(|(name, shape)| (name.clone(), fill(&shared(name), shape))).collect();
     let mut config = facts["config"].clone();
@@ -186,7 +188,8 @@ fn a_dit_folder_of_diffusers_gives_what_diffusers_gives() {
         assert!(opened.notes[0].contains("scheduler"), "{:?}", opened.notes);
         agrees(opened, &json(&fixture("diffusers-dit.json")));
     }
-    let fails = |word: &str| says(&open(dir.path(), &OpenOptions::default(), Device::Cpu).err().unwrap(), word);
+    let fails =
+        |word: &str| says(&open(dir.path(), &OpenOptions::default(), Device::Cpu).err().unwrap(), word);
     let block = |name: &str| format!("transformer_blocks.1.{name}");
     dit_folder(dir.path(), |t, _| drop(t.remove(&block("attn1.to_k.weight"))));
     fails("no tensor `transformer_blocks.1.attn1.to_k.weight`");
@@ -241,8 +244,18 @@ fn damaged_pickles_name_the_culprit() {
     replaced("edm-vp.pkl", "SongUNet", "SungUNet", "SungUNet");
     replaced("edm-vp.pkl", "beta_d", "beta_q", "beta_d");
     replaced("edm-ncsnpp.pkl", "residual", "residuel", "residuel");
-    replaced("ncsnpp.pth", "all_modules.4.Conv_1.bias", "all_modules.4.Conv_7.bias", "all_modules.4.Conv_1.bias");
-    replaced("ncsnpp.pth", "all_modules.4.GroupNorm_0.weight", "all_modules.4.GroupNorm_7.weight", "GroupNorm_0.weight");
+    replaced(
+        "ncsnpp.pth",
+        "all_modules.4.Conv_1.bias",
+        "all_modules.4.Conv_7.bias",
+        "all_modules.4.Conv_1.bias",
+    );
+    replaced(
+        "ncsnpp.pth",
+        "all_modules.4.GroupNorm_0.weight",
+        "all_modules.4.GroupNorm_7.weight",
+        "GroupNorm_0.weight",
+    );
     replaced("dit.pt", "blocks.1.mlp.fc1.bias", "blocks.1.mlp.fc7.bias", "blocks.1.mlp.fc1.bias");
     let whole = std::fs::read(fixture("edm-vp.pkl")).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -271,7 +284,11 @@ fn dropped_transposed_and_surplus_tensors_are_named() {
     let module = |rest: &str| format!("model.module.all_modules.{rest}");
     changed("ncsnpp.pth", |t| drop(t.remove(&module("8.NIN_1.W")).unwrap()), &module("8.NIN_1.W"));
     changed("ncsnpp.pth", |t| drop(t.remove("ema.shadow_params.9")), "ema.shadow_params.9");
-    changed("ncsnpp.pth", |t| drop(t.insert("ema.shadow_params.500".into(), Tensor::from(1f32))), "shadow_params.500");
+    changed(
+        "ncsnpp.pth",
+        |t| drop(t.insert("ema.shadow_params.500".into(), Tensor::from(1f32))),
+        "shadow_params.500",
+    );
     changed(
         "ncsnpp.pth",
         |t| {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use common::{json, outcome, root, run, text};
 use genlib::io::safetensors;
-use genlib::model::card::{ModelCard, Trained};
+use genlib::model::card::{ModelCard, Range, Trained};
 use genlib::model::convert::{Form, Settings, convert};
 use genlib::model::open::{OpenOptions, Opened, open};
 use genlib::net::spec::NetSpec;
@@ -89,7 +89,10 @@ fn tensors_keep_their_names_and_their_type_unless_told_otherwise() {
     assert_eq!(file.tensor("long").unwrap().kind(), Kind::Int64);
     let absent = Settings { part: Some("ema".into()), ..part };
     let error = convert(&source, &to, &absent).err().unwrap();
-    assert!(error.to_string().contains("`ema.`") && error.hint_text().unwrap().contains("`model`"), "{error}");
+    assert!(
+        error.to_string().contains("`ema.`") && error.hint_text().unwrap().contains("`model`"),
+        "{error}"
+    );
 
     // The tensors of a checkpoint are still a model where their names say which.
     let to = dir.path().join("ncsnpp.safetensors");
@@ -150,6 +153,7 @@ fn unet(path: &Path, process: ProcessName, objective: &str) {
         objective: toml::from_str(objective).unwrap(),
         shape,
         classes: 0,
+        range: Range::default(),
         sample: SampleSpec::default(),
         trained: Trained::default(),
     };
@@ -160,7 +164,8 @@ fn unet(path: &Path, process: ProcessName, objective: &str) {
 fn a_unet_becomes_a_folder_of_diffusers_and_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model.safetensors");
-    for (process, objective) in [(ProcessName::Ddpm, table("v")), (ProcessName::Vp, "type = \"eps\"".into())] {
+    for (process, objective) in [(ProcessName::Ddpm, table("v")), (ProcessName::Vp, "type = \"eps\"".into())]
+    {
         unet(&model, process, &objective);
         let continuous = process == ProcessName::Vp;
         let folder = dir.path().join(if continuous { "vp" } else { "ddpm" });
@@ -174,10 +179,14 @@ fn a_unet_becomes_a_folder_of_diffusers_and_comes_back() {
         let scheduler = json("scheduler/scheduler_config.json");
         assert_eq!(scheduler["prediction_type"], if continuous { "epsilon" } else { "v_prediction" });
         assert!((scheduler["beta_end"].as_f64().unwrap() - 0.02).abs() < 1e-12);
-        let (before, after) = (opened(&model, &OpenOptions::default()), opened(&folder, &OpenOptions::default()));
+        let (before, after) =
+            (opened(&model, &OpenOptions::default()), opened(&folder, &OpenOptions::default()));
         assert!(output(&before).equal(&output(&after)));
         if !continuous {
-            assert_eq!((&before.card.process, before.card.objective.precond()), (&after.card.process, after.card.objective.precond()));
+            assert_eq!(
+                (&before.card.process, before.card.objective.precond()),
+                (&after.card.process, after.card.objective.precond())
+            );
         }
     }
 }
@@ -229,14 +238,20 @@ fn the_command_line() {
     let out = dir.path().join("out");
     let common = ["--seeds", "0-1", "--steps", "3", "-q", "--out"];
     run(&[&["sample", "--model", text(&edm)], &common[..], &[text(&out)]].concat());
-    run(&[&["sample", "--model", text(&fixture("ddpmpp.pth"))], &common[..], &[text(&dir.path().join("vp"))]].concat());
+    run(&[
+        &["sample", "--model", text(&fixture("ddpmpp.pth"))],
+        &common[..],
+        &[text(&dir.path().join("vp"))],
+    ]
+    .concat());
 }
 
 #[test]
 fn latents_are_written_as_they_are_and_not_as_pictures() {
     let dir = tempfile::tempdir().unwrap();
     let model = fixture("training.pt");
-    let common = ["sample", "--seeds", "0-1", "--steps", "3", "-q", "--guidance", "1.5", "--class", "2", "--model"];
+    let common =
+        ["sample", "--seeds", "0-1", "--steps", "3", "-q", "--guidance", "1.5", "--class", "2", "--model"];
     let (npz, st) = (dir.path().join("x.npz"), dir.path().join("x.safetensors"));
     run(&[&common[..], &[text(&model), "--out", text(&npz)]].concat());
     run(&[&common[..], &[text(&model), "--out", text(&st)]].concat());

@@ -17,8 +17,8 @@ use tch::Tensor;
 use super::bytes::Bytes;
 use super::pth_container::Container;
 pub use super::pth_tensor::Entry;
-use super::pth_walk::Walk;
 pub use super::pth_walk::CLASS;
+use super::pth_walk::Walk;
 use crate::error::{Error, Kind, Result};
 
 /// The first bytes of the legacy container: the pickle of `0x1950a86a20f9469cfc6c`.

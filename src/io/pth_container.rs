@@ -116,9 +116,9 @@ fn legacy(data: &Bytes) -> Result<(Pickle, usize, HashMap<String, Bytes>)> {
         };
         let size = usize::try_from(count).ok().and_then(|n| n.checked_mul(*width));
         let size = size.ok_or_else(|| bad(format!("storage `{key}` claims {count} elements")))?;
-        let bytes = data.slice(at, size).map_err(|_| {
-            bad(format!("storage `{key}` has {size} bytes, file has {}", data.len() - at))
-        })?;
+        let bytes = data
+            .slice(at, size)
+            .map_err(|_| bad(format!("storage `{key}` has {size} bytes, file has {}", data.len() - at)))?;
         at += size;
         storages.insert(key.to_owned(), bytes);
     }

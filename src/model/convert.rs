@@ -101,10 +101,9 @@ pub fn convert(source: &Path, destination: &Path, settings: &Settings) -> Result
             .at(format!("--part {part}"))
             .hint("--to safetensors writes a part of a file's tensors"));
     }
-    let Loaded { card, tensors, files, notes } = load(source, &settings.open)?;
+    let Loaded { card, tensors, place, notes, .. } = load(source, &settings.open)?;
     // Built once, so that what is written is known to fit its network.
-    let place = files.first().map_or(source, PathBuf::as_path);
-    drop(assemble(&card, &tensors, place, Kind::Float, Device::Cpu)?);
+    drop(assemble(&card, &tensors, &place, Kind::Float, Device::Cpu)?);
     let tensors = cast(tensors, settings.kind)?;
     let files = if settings.form == Form::Snapshot {
         safetensors::write(destination, &tensors, &card.metadata()?)?;
@@ -124,17 +123,23 @@ fn written(tensors: &BTreeMap<String, Tensor>, files: Vec<PathBuf>, notes: Vec<S
 fn vacant(source: &Path, destination: &Path, settings: &Settings) -> Result<()> {
     let folder = settings.form == Form::Diffusers;
     let wrong = |what: &str| Error::usage(what.to_owned()).at(destination.display());
-    let same = std::fs::canonicalize(destination).is_ok_and(|to| std::fs::canonicalize(source).is_ok_and(|from| from == to));
+    let same = std::fs::canonicalize(destination)
+        .is_ok_and(|to| std::fs::canonicalize(source).is_ok_and(|from| from == to));
     if same {
         return Err(wrong("a model cannot be converted into itself").hint("name another destination"));
     }
     if destination.exists() {
         if destination.is_dir() != folder {
-            return Err(wrong(if folder { "a file is where a folder is to be" } else { "a folder is where a file is to be" })
-                .hint("name another destination"));
+            return Err(wrong(if folder {
+                "a file is where a folder is to be"
+            } else {
+                "a folder is where a file is to be"
+            })
+            .hint("name another destination"));
         }
         // A whole folder is replaced: nothing but an earlier result may be in it.
-        let empty = folder && std::fs::read_dir(destination).is_ok_and(|mut entries| entries.next().is_none());
+        let empty =
+            folder && std::fs::read_dir(destination).is_ok_and(|mut entries| entries.next().is_none());
         if folder && !empty && !destination.join("model_index.json").exists() {
             return Err(wrong("the folder holds other things").hint("name a new folder"));
         }
@@ -160,7 +165,8 @@ fn plain(path: &Path, settings: &Settings) -> Result<BTreeMap<String, Tensor>> {
     let prefix = settings.part.as_ref().map_or_else(String::new, |part| format!("{part}."));
     let tensors = source.below(&prefix)?;
     if tensors.is_empty() {
-        let mut parts: Vec<&str> = source.names().iter().filter_map(|name| Some(name.split_once('.')?.0)).collect();
+        let mut parts: Vec<&str> =
+            source.names().iter().filter_map(|name| Some(name.split_once('.')?.0)).collect();
         parts.dedup();
         let error = Error::model("no tensors to convert").at(file.display());
         return Err(if prefix.is_empty() {

@@ -42,8 +42,7 @@ pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Loaded> {
     let (process, precond) = kind(source, options, &mut notes)?;
     let average = (place == "ema.").then_some("ema");
     let card = card(NetSpec::Dit(config), process, precond.into(), (shape, classes), average);
-    let files = vec![source.path().to_owned()];
-    Ok(Loaded { card, tensors: source.below(place)?, files, notes })
+    Ok(Loaded::of_file(source.path(), card, source.below(place)?, notes))
 }
 
 fn network(source: &Source, place: &str, notes: &mut Vec<String>) -> Result<(DitConfig, Vec<i64>, i64)> {
@@ -69,7 +68,8 @@ fn network(source: &Source, place: &str, notes: &mut Vec<String>) -> Result<(Dit
     let numbers = source.names().iter().filter_map(|name| name.strip_prefix(&start)?.split('.').next());
     let depth = numbers.filter_map(|text| text.parse::<i64>().ok()).max().map_or(0, |last| last + 1);
     if depth < 1 || depth as usize > source.names().len() {
-        return Err(Error::model("the transformer has no consecutive blocks").why(format!("the last is {}", depth - 1)));
+        return Err(Error::model("the transformer has no consecutive blocks")
+            .why(format!("the last is {}", depth - 1)));
     }
     let rows = shape("y_embedder.embedding_table.weight", 2)?[0];
     let classes = source.int("args.num_classes").filter(|n| *n == rows || *n + 1 == rows).unwrap_or(rows - 1);
@@ -124,7 +124,8 @@ fn kind(source: &Source, options: &OpenOptions, notes: &mut Vec<String>) -> Resu
         }
         (None, None) => {
             let name = source.path().file_name().map(|name| name.to_string_lossy().to_lowercase());
-            let sit = name.is_some_and(|name| name.split(|c: char| !c.is_alphanumeric()).any(|part| part == "sit"));
+            let sit =
+                name.is_some_and(|name| name.split(|c: char| !c.is_alphanumeric()).any(|part| part == "sit"));
             let (is, other) = if sit { ("SiT", "ddpm for a DiT") } else { ("DiT", "flow for a SiT") };
             notes.push(format!("it is taken as a {is}, by the file's name (--process {other})"));
             sit.then_some(ProcessName::Flow)

@@ -31,9 +31,10 @@ fn under(place: &str, name: &str) -> String {
 
 /// Where in `source` the network is; `wanted` is one of its places.
 pub(super) fn place(source: &Source, wanted: Option<&str>) -> Option<&'static str> {
-    PLACES.into_iter().filter(|place| wanted.is_none_or(|wanted| wanted == *place)).find(|place| {
-        source.text(&under(place, CLASS)).is_some_and(|class| OUTER.contains(&class))
-    })
+    PLACES
+        .into_iter()
+        .filter(|place| wanted.is_none_or(|wanted| wanted == *place))
+        .find(|place| source.text(&under(place, CLASS)).is_some_and(|class| OUTER.contains(&class)))
 }
 
 /// Reads the model.
@@ -57,16 +58,15 @@ pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Loaded> {
     let average = (place == "ema").then_some("ema");
     let mut card = card(net, process, precond.into(), (shape, classes), average);
     if let Precond::Edm { sigma_data } = precond {
-        card.objective = ObjectiveSpec::Edm(EdmOptions {
-            sigma_data,
-            ..EdmOptions::default()
-        });
+        card.objective = ObjectiveSpec::Edm(EdmOptions { sigma_data, ..EdmOptions::default() });
     }
-    card.sample =
-        SampleSpec { solver: Some(SolverSpec::new(SolverName::Edm)), steps: Some(18), ..SampleSpec::default() };
+    card.sample = SampleSpec {
+        solver: Some(SolverSpec::new(SolverName::Edm)),
+        steps: Some(18),
+        ..SampleSpec::default()
+    };
     let tensors = source.below(&format!("{}.", under(place, "model")))?;
-    let files = vec![source.path().to_owned()];
-    Ok(Loaded { card, tensors, files, notes: Vec::new() })
+    Ok(Loaded::of_file(source.path(), card, tensors, Vec::new()))
 }
 
 fn precond(source: &Source, place: &str) -> Result<Precond> {
@@ -79,7 +79,8 @@ fn precond(source: &Source, place: &str) -> Result<Precond> {
         if (got - value).abs() < 1e-9 {
             return Ok(());
         }
-        Err(Error::model(format!("`{}` is {got}", under(place, key))).why(format!("only {value} is supported")))
+        Err(Error::model(format!("`{}` is {got}", under(place, key)))
+            .why(format!("only {value} is supported")))
     };
     match source.text(&under(place, CLASS)).unwrap_or_default() {
         "EDMPrecond" => Ok(Precond::Edm { sigma_data: number("sigma_data")? }),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::card::{ModelCard, Trained};
+use super::card::{ModelCard, Range, Trained};
 use super::load::Loaded;
 use super::open::OpenOptions;
 use super::source::Source;
@@ -98,6 +98,7 @@ pub(super) fn card(
         objective,
         shape,
         classes,
+        range: Range::default(),
         sample: SampleSpec::default(),
         trained: Trained {
             ema: average.map(str::to_owned),

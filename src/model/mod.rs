@@ -2,6 +2,7 @@
 
 pub mod card;
 pub mod convert;
+pub mod diffusers;
 mod diffusers_out;
 mod dit;
 mod dit_folder;

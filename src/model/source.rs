@@ -70,7 +70,11 @@ impl Source {
     #[must_use]
     pub fn has(&self, prefix: &str) -> bool {
         self.shapes.range(prefix.to_owned()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
-            || self.scalars.range(prefix.to_owned()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
+            || self
+                .scalars
+                .range(prefix.to_owned()..)
+                .next()
+                .is_some_and(|(name, _)| name.starts_with(prefix))
     }
 
     /// Shape of the tensor `name`, if it is there.
@@ -161,6 +165,8 @@ impl Source {
     #[allow(clippy::cast_possible_truncation)]
     pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
         let list = self.numbers(name)?;
-        list.iter().all(|v| v.fract() == 0.0 && v.abs() < 1e9).then(|| list.iter().map(|v| *v as i64).collect())
+        list.iter()
+            .all(|v| v.fract() == 0.0 && v.abs() < 1e9)
+            .then(|| list.iter().map(|v| *v as i64).collect())
     }
 }

@@ -123,12 +123,10 @@ impl Adm {
             filter: vec![1.0, 1.0],
             family,
         };
-        let conv = |p: &Path, io: (i64, i64), init| {
-            FirConv2d::new(p, io, 3, init, Resample::Keep, &shared.filter)
-        };
-        let block = |p: &Path, io: (i64, i64), resample, attention| {
-            Block::new(p, io, resample, attention, &shared)
-        };
+        let conv =
+            |p: &Path, io: (i64, i64), init| FirConv2d::new(p, io, 3, init, Resample::Keep, &shared.filter);
+        let block =
+            |p: &Path, io: (i64, i64), resample, attention| Block::new(p, io, resample, attention, &shared);
 
         let noise = Sinusoid::new(p, base, 0.0, true)?;
         let map_augment = (config.augment_dim > 0)

@@ -139,7 +139,8 @@ impl Block {
     #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
     fn new(p: &Path, config: &DitConfig) -> Result<Self> {
         let width = config.hidden_size;
-        let linear = |name: &str, input, out| Linear::with(&(p / name), input, out, XAVIER, Some(Init::ZEROS));
+        let linear =
+            |name: &str, input, out| Linear::with(&(p / name), input, out, XAVIER, Some(Init::ZEROS));
         let inner = (width as f64 * config.mlp_ratio) as i64;
         let modulation = p / "adaLN_modulation.1";
         Ok(Block {

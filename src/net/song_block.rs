@@ -126,7 +126,19 @@ impl Block {
         };
         // As in EDM, too few channels for a head mean no attention.
         let attention = (attention && family.heads(out) > 0).then(attend).transpose()?;
-        Ok(Block { input, norm0, conv0, affine, norm1, conv1, skip, attention, dropout, skip_scale, modulated })
+        Ok(Block {
+            input,
+            norm0,
+            conv0,
+            affine,
+            norm1,
+            conv1,
+            skip,
+            attention,
+            dropout,
+            skip_scale,
+            modulated,
+        })
     }
 
     /// `x` `[B, in, H, W]`, `emb` `[B, E]`.

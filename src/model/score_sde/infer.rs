@@ -84,7 +84,11 @@ enum Module {
     Conv(i64, i64),
     Norm,
     /// A residual block: input, output, and whether its shortcut is a convolution.
-    Res { input: i64, out: i64, shortcut: bool },
+    Res {
+        input: i64,
+        out: i64,
+        shortcut: bool,
+    },
     Attention,
     /// `Downsample` or `Upsample` of DDPM: one 3x3 convolution `Conv_0`.
     Resample,

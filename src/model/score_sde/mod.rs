@@ -68,15 +68,16 @@ pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Loaded> {
     let side = shape[1];
     let mut card = card(net, process, precond.into(), (shape, 0), (!raw).then_some("ema"));
     card.trained.steps = source.int("step").and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-    let files = vec![source.path().to_owned()];
-    Ok(Loaded { card, tensors: plan::to_own(&design, side, tensors)?, files, notes })
+    Ok(Loaded::of_file(source.path(), card, plan::to_own(&design, side, tensors)?, notes))
 }
 
 /// Shape of a sample. The file does not say it: published networks have their first attention at 16 x 16.
 fn shape(design: &Design, options: &OpenOptions, notes: &mut Vec<String>) -> Result<Vec<i64>> {
     let levels = design.mult.len();
     let side = match (&options.shape, design.attention.iter().position(|&on| on)) {
-        (Some(shape), _) if shape.len() == 3 && shape[0] == design.channels && shape[1] == shape[2] => shape[1],
+        (Some(shape), _) if shape.len() == 3 && shape[0] == design.channels && shape[1] == shape[2] => {
+            shape[1]
+        }
         (Some(shape), _) => {
             return Err(Error::usage(format!("samples of this network cannot have shape {shape:?}"))
                 .at("--shape")
@@ -140,7 +141,8 @@ fn gather(source: &Source, place: &str, items: &[Item], raw: bool) -> Result<BTr
         out.insert(item.name.clone(), source.tensor(&name)?);
     }
     let surplus = |name: &&String| {
-        let number = name.strip_prefix("ema.shadow_params.").map(|rest| rest.parse::<usize>().unwrap_or(next));
+        let number =
+            name.strip_prefix("ema.shadow_params.").map(|rest| rest.parse::<usize>().unwrap_or(next));
         number.is_some_and(|number| number >= next)
     };
     if let (false, Some(name)) = (raw, source.names().iter().find(surplus)) {

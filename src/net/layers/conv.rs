@@ -112,8 +112,7 @@ impl FirConv2d {
         if kernel == 0 && input != out {
             return Err(Error::model(format!("resampling cannot turn {input} channels into {out}")));
         }
-        let conv =
-            (kernel > 0).then(|| Conv2d::with(p, input, out, kernel, weight, bias)).transpose()?;
+        let conv = (kernel > 0).then(|| Conv2d::with(p, input, out, kernel, weight, bias)).transpose()?;
         let fir = (resample != Resample::Keep).then(|| Fir::new(p, taps)).transpose()?;
         Ok(FirConv2d { conv, kernel, fir, resample, conv_first: false })
     }
