@@ -26,6 +26,8 @@ pub enum TimeInput {
         #[serde(default)]
         shift: f64,
     },
+    /// The noise level.
+    Sigma,
     /// `ln sigma`: NCSN++ (the network of score_sde takes sigma and its logarithm inside).
     LogSigma,
     /// `ln(rho)/4`, the `c_noise` of EDM.
@@ -57,6 +59,7 @@ impl TimeInput {
     pub fn at(self, point: &Point) -> f64 {
         match self {
             TimeInput::Linear { scale, shift } => scale * point.t + shift,
+            TimeInput::Sigma => point.sigma,
             TimeInput::LogSigma => point.sigma.ln(),
             TimeInput::CNoise => -0.25 * point.lambda,
             TimeInput::Lambda => point.lambda,

@@ -6,6 +6,7 @@ use tch::Device;
 
 use super::card::ModelCard;
 use super::kind::FileKind;
+use super::raw::RawSpec;
 use crate::denoiser::network::{Compute, NetDenoiser};
 use crate::error::{Error, Kind, Result};
 use crate::io::safetensors;
@@ -20,6 +21,8 @@ pub struct OpenOptions {
     pub weights: Option<String>,
     /// What the network computes in.
     pub dtype: Dtype,
+    /// What is said of a module that does not say it itself.
+    pub raw: RawSpec,
     /// Memory format of images and convolution weights.
     pub format: MemoryFormat,
     /// The network always sees blocks of [`BLOCK`] samples, so that a sample is the same to the last bit
@@ -47,12 +50,18 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// `net` with its weights in `store`, as `card` says, run in f32; `path` is where they come from.
+    #[must_use]
+    pub fn new(card: ModelCard, net: Box<dyn Network>, store: Store, path: PathBuf) -> Self {
+        Opened { card, net, store, path, compute: Compute::default(), blocks: false }
+    }
+
     /// The network as a model of its process.
     ///
     /// # Errors
     /// Where its objective does not make it one (a classifier).
     pub fn denoiser(self) -> Result<NetDenoiser> {
-        let precond = self.card.objective.precond().ok_or_else(|| {
+        let precond = self.card.scalings().ok_or_else(|| {
             Error::model("not a model that can be sampled")
                 .at(self.path.display())
                 .why("it was trained as a classifier")
@@ -68,16 +77,37 @@ impl Opened {
 /// # Errors
 /// A model error where it is missing, of an unknown kind, or its tensors do not fit.
 pub fn open(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened> {
-    let file = match FileKind::of(path)? {
+    let kind = FileKind::of(path)?;
+    if matches!(kind, FileKind::TorchScript | FileKind::Package) {
+        return open_module(path, kind, options, device);
+    }
+    if !options.raw.is_empty() {
+        return Err(Error::usage(format!("the {} says itself what it is", kind.name()))
+            .at(path.display())
+            .hint(
+                "leave --process, --prediction, --shape, --time and --classes out; they are for bare modules",
+            ));
+    }
+    let file = match kind {
         FileKind::Safetensors => path.to_path_buf(),
         FileKind::Run => weights_of(path, options.weights.as_deref())?,
         other => {
             return Err(Error::model(format!("cannot run a {}", other.name()))
                 .at(path.display())
-                .hint("this release runs snapshots and run folders of `gen train`"));
+                .hint("this release runs snapshots and run folders of `gen train`, TorchScript modules and AOTInductor packages"));
         }
     };
     open_snapshot(&file, options, device).map_err(|e| e.at(file.display()))
+}
+
+/// Opens a bare module. Its memory format is its own affair.
+fn open_module(path: &Path, kind: FileKind, options: &OpenOptions, device: Device) -> Result<Opened> {
+    let card = options.raw.clone().or(RawSpec::beside(path)?).card(path, kind)?;
+    let store = Store::empty(device, options.dtype.storage());
+    let net = card.model.build(&store.root(), &card.shape, card.classes)?;
+    let compute =
+        Compute { kind: options.dtype.storage(), autocast: options.dtype.autocast(), channels_last: false };
+    Ok(Opened { card, net, store, path: path.to_path_buf(), compute, blocks: options.blocks })
 }
 
 fn open_snapshot(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened> {

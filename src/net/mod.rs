@@ -7,6 +7,7 @@ use tch::Tensor;
 use crate::error::Result;
 
 pub mod digit_cnn;
+pub mod external;
 pub mod layers;
 pub mod mlp;
 mod path;

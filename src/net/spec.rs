@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Network;
 use super::digit_cnn::{DigitCnn, DigitCnnConfig};
+use super::external::{External, ExternalConfig};
 use super::mlp::{Mlp, MlpConfig};
 use super::song_unet::{Decoder, Embedding, Encoder, SongUNet, SongUNetConfig};
 use super::unet2d::UNet2D;
@@ -29,6 +30,8 @@ pub enum NetSpec {
     UNet2D(UNet2DConfig),
     /// Classifier of tiny images.
     DigitCnn(DigitCnnConfig),
+    /// A TorchScript module or AOTInductor package.
+    External(ExternalConfig),
 }
 
 impl NetSpec {
@@ -41,6 +44,7 @@ impl NetSpec {
             NetSpec::Mlp(config) => Box::new(Mlp::new(path, config, sample_shape, classes)?),
             NetSpec::UNet2D(config) => Box::new(UNet2D::new(path, config, sample_shape, classes)?),
             NetSpec::DigitCnn(config) => Box::new(DigitCnn::new(path, config, sample_shape, classes)?),
+            NetSpec::External(config) => Box::new(External::new(path, config, sample_shape, classes)?),
             NetSpec::SongUNet(_) | NetSpec::Ddpmpp(_) | NetSpec::Ncsnpp(_) => {
                 // unwrap: these three variants have a resolved configuration by `song`.
                 let config = self.song().unwrap_or_default();
