@@ -158,3 +158,39 @@ fn what_does_not_fit_is_a_model_error_with_one_line() {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/digits-edm/model.safetensors");
     assert_eq!(open(&own, &raw(None), Device::Cpu).unwrap_err().kind(), ErrorKind::Usage);
 }
+
+/// The package of scripts/golden/package.py computes `0.5 x + 0.25 t + i/16` for pixel i.
+#[test]
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn packages_of_pytorch_run() {
+    let path = fixture("package.pt2");
+    let about = genlib::model::archive::metadata(&path).unwrap();
+    assert_eq!((&about["AOTI_DEVICE_KEY"], &about["AOTI_MACHINE"]), (&"cpu".into(), &"x86_64".into()));
+    let model = open(&path, &raw(None), Device::Cpu).unwrap().denoiser().unwrap();
+    let vp = ProcessName::Vp.spec().build().unwrap();
+    let bias = Tensor::arange(16, (Kind::Float, Device::Cpu)).reshape([1, 1, 4, 4]) / 16.0;
+    for batch in [1, 4] {
+        let x = normal(5, &[batch, 1, 4, 4]);
+        let got = model.predict(&x, &At::all(Point::new(vp.as_ref(), 0.6)), &Cond::default()).unwrap();
+        let want = &x * 0.5 + 0.25 * 2.0 * 0.6 + &bias;
+        assert!(gap(&want, &got) < 1e-6, "{batch}");
+    }
+    let mut wrong = raw(None);
+    wrong.raw.shape = Some(vec![1, 4, 5]);
+    let model = open(&path, &wrong, Device::Cpu).unwrap().denoiser().unwrap();
+    let at = At::all(Point::new(vp.as_ref(), 0.6));
+    let error = model.predict(&normal(5, &[2, 1, 4, 5]), &at, &Cond::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Model);
+    assert!(!error.to_string().contains("frame #"), "{error}");
+}
+
+#[test]
+fn archives_are_described_without_running_them() {
+    let methods = genlib::model::archive::methods(&fixture("optional.pt")).unwrap();
+    let forward = methods.iter().find(|(_, m)| m.starts_with("forward(")).unwrap();
+    assert!(
+        forward.1.starts_with("forward(x: Tensor, t: Tensor, y: Optional[Tensor]=None)"),
+        "{}",
+        forward.1
+    );
+}

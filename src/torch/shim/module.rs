@@ -9,6 +9,7 @@ use torch_sys::C_tensor;
 
 use super::{check, pointers};
 use crate::error::{Error, Result};
+use crate::torch::umbrella;
 
 #[repr(C)]
 struct CModule {
@@ -191,6 +192,7 @@ impl Package {
     /// # Errors
     /// Where it is missing or damaged, or was compiled for another device.
     pub fn load(path: &Path, device: Device) -> Result<Self> {
+        umbrella::provide()?;
         let text = c_path(path)?;
         let mut out = std::ptr::null_mut();
         // SAFETY: a valid text and a place for the pointer.
