@@ -10,7 +10,9 @@ use crate::error::{Error, Kind, Result};
 use crate::io::npz::Npz;
 use crate::io::pth::{Checkpoint, Scalar};
 use crate::io::safetensors;
+use crate::model::foreign::Layout;
 use crate::model::kind::FileKind;
+use crate::model::source::Source;
 
 /// List the tensors and settings of a model file
 #[derive(Debug, Args)]
@@ -41,7 +43,7 @@ pub fn run(args: &InspectArgs, ui: Ui) -> anyhow::Result<()> {
         FileKind::Run => (crate::model::open::weights_of(&args.path, None)?, FileKind::Safetensors),
         other => (args.path.clone(), other),
     };
-    let contents = match kind {
+    let mut contents = match kind {
         FileKind::Safetensors => from_safetensors(&path)?,
         FileKind::Checkpoint => from_checkpoint(&path)?,
         FileKind::Npz => from_npz(&path)?,
@@ -52,6 +54,11 @@ pub fn run(args: &InspectArgs, ui: Ui) -> anyhow::Result<()> {
                 .into());
         }
     };
+    if matches!(kind, FileKind::Checkpoint | FileKind::Safetensors)
+        && let Some(layout) = Layout::of(&Source::open(&path)?)
+    {
+        contents.settings.insert(0, ("layout".to_owned(), json!(layout.name())));
+    }
     let parameters: i64 = contents.rows.iter().map(|row| row.shape.iter().product::<i64>()).sum();
 
     ui.line(format!(
@@ -114,6 +121,7 @@ fn from_checkpoint(path: &Path) -> Result<Contents> {
                 Scalar::Int(i) => json!(i),
                 Scalar::Float(x) => json!(x),
                 Scalar::Str(s) => json!(s),
+                Scalar::Empty => json!([]),
             };
             (key.clone(), value)
         })

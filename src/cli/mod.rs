@@ -15,6 +15,7 @@ use ui::{Color, LogFormat, Ui};
 
 pub mod bench;
 pub mod completions;
+pub mod convert;
 pub mod doctor;
 pub mod eval_fid;
 pub mod inspect;
@@ -114,6 +115,7 @@ enum Command {
     Sample(Box<sample::SampleArgs>),
     EvalFid(Box<eval_fid::EvalFidArgs>),
     RefStats(Box<ref_stats::RefStatsArgs>),
+    Convert(Box<convert::ConvertArgs>),
     Inspect(inspect::InspectArgs),
     Selftest(selftest::SelftestArgs),
     Bench(bench::BenchArgs),
@@ -129,6 +131,7 @@ impl Command {
             Command::Sample(_) => "sample",
             Command::EvalFid(_) => "eval-fid",
             Command::RefStats(_) => "ref-stats",
+            Command::Convert(_) => "convert",
             Command::Inspect(_) => "inspect",
             Command::Selftest(_) => "selftest",
             Command::Bench(_) => "bench",
@@ -210,6 +213,7 @@ fn dispatch(cli: &Cli, ui: Ui) -> anyhow::Result<()> {
         Command::Sample(args) => sample::run(args, &cli.globals, ui),
         Command::EvalFid(args) => eval_fid::run(args, &cli.globals, ui),
         Command::RefStats(args) => ref_stats::run(args, &cli.globals, ui),
+        Command::Convert(args) => convert::run(args, &cli.globals, ui),
         Command::Inspect(args) => inspect::run(args, ui),
         Command::Selftest(args) => selftest::run(args, &cli.globals, ui),
         Command::Bench(args) => bench::run(args, &cli.globals, ui),

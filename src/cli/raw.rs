@@ -6,7 +6,8 @@ use crate::denoiser::Prediction;
 use crate::model::raw::{ProcessEntry, RawSpec, TimeUnits};
 use crate::process::ProcessName;
 
-/// What a TorchScript module or AOTInductor package is, where no JSON file beside it says so.
+/// What a TorchScript module or AOTInductor package is, where no JSON file beside it says so; or what a
+/// checkpoint does not say.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Bare modules (TorchScript, .pt2)")]
 pub struct RawArgs {
@@ -17,7 +18,7 @@ pub struct RawArgs {
     #[arg(long, value_enum, value_name = "NAME", hide_short_help = true)]
     pub prediction: Option<Prediction>,
     /// Shape of one sample
-    #[arg(long, value_name = "C,H,W", value_delimiter = ',', hide_short_help = true)]
+    #[arg(long, value_name = "C,H,W", value_delimiter = ',', hide_short_help = true, value_parser = clap::value_parser!(i64).range(1..=65536))]
     pub shape: Vec<i64>,
     /// What it is told of the time: continuous, scaled:999, discrete:1000 (index as floats), index:1000 (as integers), sigma, log-sigma, c-noise
     #[arg(long, value_name = "UNITS", hide_short_help = true)]

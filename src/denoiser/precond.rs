@@ -26,10 +26,10 @@ pub enum TimeInput {
         #[serde(default)]
         shift: f64,
     },
-    /// The noise level.
-    Sigma,
     /// `ln sigma`: NCSN++ (the network of score_sde takes sigma and its logarithm inside).
     LogSigma,
+    /// `sigma` itself: networks that take its logarithm inside (diffusers' NCSN++).
+    Sigma,
     /// `ln(rho)/4`, the `c_noise` of EDM.
     CNoise,
     /// Half log-SNR.
@@ -59,8 +59,8 @@ impl TimeInput {
     pub fn at(self, point: &Point) -> f64 {
         match self {
             TimeInput::Linear { scale, shift } => scale * point.t + shift,
-            TimeInput::Sigma => point.sigma,
             TimeInput::LogSigma => point.sigma.ln(),
+            TimeInput::Sigma => point.sigma,
             TimeInput::CNoise => -0.25 * point.lambda,
             TimeInput::Lambda => point.lambda,
         }
@@ -268,6 +268,7 @@ mod tests {
         assert!((TimeInput::default().at(&p) - 299.7).abs() < 1e-12);
         assert!((TimeInput::discrete(1000).at(&p) - 299.0).abs() < 1e-12);
         assert_eq!(TimeInput::LogSigma.at(&p), 0.6f64.ln());
+        assert_eq!(TimeInput::Sigma.at(&p), 0.6);
         assert!((TimeInput::CNoise.at(&p) - 0.75f64.ln() / 4.0).abs() < 1e-15);
         let s =
             Precond::Plain { prediction: Prediction::Velocity, time: TimeInput::Lambda, factor: -1.0 }.at(&p);

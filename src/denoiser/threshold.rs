@@ -21,6 +21,9 @@ pub struct ThresholdSpec {
     /// Largest magnitude of clean data.
     #[serde(default = "one")]
     pub max: f64,
+    /// Largest s of the dynamic rule: what exceeds it is cut off. None for no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ceiling: Option<f64>,
 }
 
 fn one() -> f64 {
@@ -30,7 +33,7 @@ fn one() -> f64 {
 impl Default for ThresholdSpec {
     /// The dynamic rule with the 0.995 quantile and data in [-1, 1].
     fn default() -> Self {
-        ThresholdSpec { quantile: Some(0.995), max: 1.0 }
+        ThresholdSpec { quantile: Some(0.995), max: 1.0, ceiling: None }
     }
 }
 
@@ -46,6 +49,13 @@ impl ThresholdSpec {
             return Err(Error::usage("bad threshold")
                 .at("threshold.quantile")
                 .why(format!("{q} is not in (0, 1]")));
+        }
+        if let Some(ceiling) = self.ceiling
+            && !(ceiling >= self.max && ceiling.is_finite())
+        {
+            return Err(Error::usage("bad threshold")
+                .at("threshold.ceiling")
+                .why(format!("{ceiling} is below the largest magnitude of clean data, {}", self.max)));
         }
         if self.max > 0.0 && self.max.is_finite() {
             return Ok(());
@@ -73,7 +83,10 @@ pub fn threshold(x0: &Tensor, spec: ThresholdSpec) -> Result<Tensor> {
     let below = place.floor();
     let (low, high) = (below as i64, (below as i64 + 1).min(n - 1));
     let low = rank.f_narrow(1, low, 1)?;
-    let s = low.f_lerp(&rank.f_narrow(1, high, 1)?, place - below)?.f_clamp_min(spec.max)?;
+    let mut s = low.f_lerp(&rank.f_narrow(1, high, 1)?, place - below)?.f_clamp_min(spec.max)?;
+    if let Some(ceiling) = spec.ceiling {
+        s = s.f_clamp_max(ceiling)?;
+    }
     let clamped = flat.f_to_kind(kind)?.f_clamp_tensor(Some(&s.f_neg()?), Some(&s))?;
     let out = clamped.f_div(&s)?.f_multiply_scalar(spec.max)?;
     Ok(out.f_reshape(x0.size())?.f_to_kind(x0.kind())?)
@@ -122,13 +135,16 @@ mod tests {
         let rising: Vec<f64> = (0..=200).map(|i| f64::from(i) * 0.02).collect();
         let small: Vec<f64> = rising.iter().map(|v| v / 8.0).collect();
         let x = Tensor::from_slice(&[rising, small].concat()).reshape([2, 201]);
-        let out = threshold(&x, ThresholdSpec { quantile: Some(0.995), max: 1.0 }).unwrap();
+        let out = threshold(&x, ThresholdSpec::default()).unwrap();
         assert!((out.double_value(&[0, 100]) - 2.0 / 3.98).abs() < 1e-12);
         assert_eq!(out.double_value(&[0, 200]), 1.0);
         // A sample within the range stays as it is.
         assert!(out.narrow(0, 1, 1).equal(&x.narrow(0, 1, 1)));
-        let two = threshold(&x, ThresholdSpec { quantile: Some(0.995), max: 2.0 }).unwrap();
+        let two = threshold(&x, ThresholdSpec { max: 2.0, ..ThresholdSpec::default() }).unwrap();
         assert!((two.double_value(&[0, 100]) - 4.0 / 3.98).abs() < 1e-12);
+        let capped = threshold(&x, ThresholdSpec { ceiling: Some(3.2), ..ThresholdSpec::default() }).unwrap();
+        assert!((capped.double_value(&[0, 100]) - 2.0 / 3.2).abs() < 1e-12);
+        assert!(ThresholdSpec { ceiling: Some(0.5), ..ThresholdSpec::default() }.validate().is_err());
     }
 
     #[test]
@@ -142,16 +158,16 @@ mod tests {
             .reshape([3, 1, 1])
             .clamp_min(1.0);
         let want = x.clamp_tensor(Some(&-&s), Some(&s)) / s;
-        let got = threshold(&x, ThresholdSpec { quantile: Some(0.9), max: 1.0 }).unwrap();
+        let got = threshold(&x, ThresholdSpec { quantile: Some(0.9), ..ThresholdSpec::default() }).unwrap();
         assert!((got - want).abs().max().double_value(&[]) < 1e-14);
     }
 
     #[test]
     fn the_static_threshold_clamps() {
         let x = Tensor::from_slice(&[-3.0, 0.5, 2.0]).reshape([1, 3]);
-        let out = threshold(&x, ThresholdSpec { quantile: None, max: 1.0 }).unwrap();
+        let out = threshold(&x, ThresholdSpec { quantile: None, ..ThresholdSpec::default() }).unwrap();
         assert_eq!(Vec::<f64>::try_from(&out.flatten(0, -1)).unwrap(), [-1.0, 0.5, 1.0]);
-        assert!(ThresholdSpec { quantile: Some(1.5), max: 1.0 }.validate().is_err());
-        assert!(ThresholdSpec { quantile: None, max: 0.0 }.validate().is_err());
+        assert!(ThresholdSpec { quantile: Some(1.5), ..ThresholdSpec::default() }.validate().is_err());
+        assert!(ThresholdSpec { quantile: None, max: 0.0, ceiling: None }.validate().is_err());
     }
 }

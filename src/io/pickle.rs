@@ -25,8 +25,8 @@ pub enum Node {
     Float(f64),
     /// A string.
     Str(String),
-    /// A byte string.
-    Bytes(Vec<u8>),
+    /// A byte string, by its place in the input.
+    Bytes(std::ops::Range<usize>),
     /// A tuple.
     Tuple(Vec<Id>),
     /// A list, set or frozen set.

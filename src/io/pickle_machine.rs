@@ -242,8 +242,8 @@ impl<'a> Machine<'a> {
                     b'B' => 4,
                     _ => 8,
                 };
-                let bytes = self.sized(width)?.to_vec();
-                self.push(Node::Bytes(bytes));
+                let n = self.sized(width)?.len();
+                self.push(Node::Bytes(self.at - n..self.at));
             }
             b']' | 0x8f => self.push(Node::List(Vec::new())),
             b'a' => {

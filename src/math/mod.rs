@@ -1,11 +1,13 @@
 //! Plain f64 mathematics without tensors.
 
+mod beta;
 mod linear;
 mod normal;
 mod phi;
 mod quadrature;
 pub mod rng;
 
+pub use beta::{beta_cdf, beta_quantile};
 pub use linear::solve;
 pub use normal::normal_cdf;
 pub use phi::{Phi, phi_data, phi_noise, phi_remainder};

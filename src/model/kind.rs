@@ -5,14 +5,14 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::io::pth::LEGACY_MAGIC;
+use crate::io::pth::is_pickle;
 
 /// The kinds of model files and folders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
     /// A safetensors file.
     Safetensors,
-    /// A pickled checkpoint of PyTorch, zip or legacy container.
+    /// A pickled checkpoint of PyTorch: zip or legacy container, or a plain pickle.
     Checkpoint,
     /// A TorchScript module.
     TorchScript,
@@ -58,12 +58,11 @@ impl FileKind {
         if head.starts_with(b"PK\x03\x04") {
             return zip(path);
         }
-        if head.starts_with(&LEGACY_MAGIC) {
-            return Ok(FileKind::Checkpoint);
-        }
         let header = head.get(..8).map(|b| b.iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte)));
         match header {
             Some(len) if head.get(8) == Some(&b'{') && len <= 100_000_000 => Ok(FileKind::Safetensors),
+            // After safetensors, whose header may be 640 bytes long: 0x80 0x02.
+            _ if is_pickle(head) => Ok(FileKind::Checkpoint),
             _ => Err(unknown(path)),
         }
     }

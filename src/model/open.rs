@@ -1,15 +1,16 @@
 //! From a path to a model that can be sampled.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use tch::Device;
+use tch::{Device, Tensor};
 
 use super::card::ModelCard;
 use super::kind::FileKind;
+use super::load::{Loaded, load};
 use super::raw::RawSpec;
 use crate::denoiser::network::{Compute, NetDenoiser};
 use crate::error::{Error, Kind, Result};
-use crate::io::safetensors;
 use crate::net::Network;
 use crate::net::store::Store;
 use crate::torch::runtime::{Dtype, MemoryFormat};
@@ -17,11 +18,12 @@ use crate::torch::runtime::{Dtype, MemoryFormat};
 /// How a model is opened.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
-    /// Which of a run's averages (`--weights`); the first if not given.
+    /// Which of a run's averages (`--weights`); the first if not given. Checkpoints of other projects have
+    /// `ema` and `raw`.
     pub weights: Option<String>,
     /// What the network computes in.
     pub dtype: Dtype,
-    /// What is said of a module that does not say it itself.
+    /// What is said of a module or checkpoint that does not say it itself.
     pub raw: RawSpec,
     /// Memory format of images and convolution weights.
     pub format: MemoryFormat,
@@ -42,8 +44,12 @@ pub struct Opened {
     pub net: Box<dyn Network>,
     /// The weights.
     pub store: Store,
-    /// The file they came from.
+    /// The file or folder they came from.
     pub path: PathBuf,
+    /// All files they depend on.
+    pub files: Vec<PathBuf>,
+    /// What a person should know about how the model was understood.
+    pub notes: Vec<String>,
     /// How the network computes.
     pub compute: Compute,
     blocks: bool,
@@ -53,7 +59,9 @@ impl Opened {
     /// `net` with its weights in `store`, as `card` says, run in f32; `path` is where they come from.
     #[must_use]
     pub fn new(card: ModelCard, net: Box<dyn Network>, store: Store, path: PathBuf) -> Self {
-        Opened { card, net, store, path, compute: Compute::default(), blocks: false }
+        let files = vec![path.clone()];
+        let compute = Compute::default();
+        Opened { card, net, store, path, files, notes: Vec::new(), compute, blocks: false }
     }
 
     /// The network as a model of its process.
@@ -81,23 +89,7 @@ pub fn open(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened
     if matches!(kind, FileKind::TorchScript | FileKind::Package) {
         return open_module(path, kind, options, device);
     }
-    if !options.raw.is_empty() {
-        return Err(Error::usage(format!("the {} says itself what it is", kind.name()))
-            .at(path.display())
-            .hint(
-                "leave --process, --prediction, --shape, --time and --classes out; they are for bare modules",
-            ));
-    }
-    let file = match kind {
-        FileKind::Safetensors => path.to_path_buf(),
-        FileKind::Run => weights_of(path, options.weights.as_deref())?,
-        other => {
-            return Err(Error::model(format!("cannot run a {}", other.name()))
-                .at(path.display())
-                .hint("this release runs snapshots and run folders of `gen train`, TorchScript modules and AOTInductor packages"));
-        }
-    };
-    open_snapshot(&file, options, device).map_err(|e| e.at(file.display()))
+    build(load(path, options)?, path, options, device)
 }
 
 /// Opens a bare module. Its memory format is its own affair.
@@ -107,24 +99,42 @@ fn open_module(path: &Path, kind: FileKind, options: &OpenOptions, device: Devic
     let net = card.model.build(&store.root(), &card.shape, card.classes)?;
     let compute =
         Compute { kind: options.dtype.storage(), autocast: options.dtype.autocast(), channels_last: false };
-    Ok(Opened { card, net, store, path: path.to_path_buf(), compute, blocks: options.blocks })
+    Ok(Opened { compute, blocks: options.blocks, ..Opened::new(card, net, store, path.to_owned()) })
 }
 
-fn open_snapshot(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened> {
-    let file = safetensors::File::open(path).map_err(|e| e.kinded(Kind::Model))?;
-    let card = ModelCard::of(&file)?;
-    let store = Store::empty(device, options.dtype.storage());
-    let net =
-        card.model.build(&store.root(), &card.shape, card.classes).map_err(|e| e.kinded(Kind::Model))?;
-    let tensors = file.tensors().map_err(|e| e.kinded(Kind::Model))?;
-    store.load(&tensors, &path.display().to_string())?;
+/// The network of a card with its tensors, ready to be run.
+fn build(model: Loaded, path: &Path, options: &OpenOptions, device: Device) -> Result<Opened> {
+    let Loaded { card, tensors, files, notes } = model;
+    let place = files.first().map_or(path, PathBuf::as_path);
+    let (net, store) = assemble(&card, &tensors, place, options.dtype.storage(), device)?;
+    let path = place.to_owned();
     let compute = Compute {
         kind: options.dtype.storage(),
         autocast: options.dtype.autocast(),
         channels_last: options.format.channels_last(options.dtype, device),
     };
     compute.prepare(&store)?;
-    Ok(Opened { card, net, store, path: path.to_path_buf(), compute, blocks: options.blocks })
+    Ok(Opened { card, net, store, path, files, notes, compute, blocks: options.blocks })
+}
+
+/// The network of `card` with the weights `tensors`, which came from `path`.
+///
+/// # Errors
+/// A model error where the card makes no network, or the tensors do not fit it.
+pub fn assemble(
+    card: &ModelCard,
+    tensors: &BTreeMap<String, Tensor>,
+    path: &Path,
+    kind: tch::Kind,
+    device: Device,
+) -> Result<(Box<dyn Network>, Store)> {
+    let store = Store::empty(device, kind);
+    let net = card
+        .model
+        .build(&store.root(), &card.shape, card.classes)
+        .map_err(|e| e.at(path.display()).kinded(Kind::Model))?;
+    store.load(tensors, &path.display().to_string())?;
+    Ok((net, store))
 }
 
 /// The file of weights that a run or model folder stands for: `model.safetensors`, or the newest snapshot.

@@ -162,6 +162,15 @@ pub struct RawSpec {
 }
 
 impl RawSpec {
+    /// The name of the process, if one is given.
+    #[must_use]
+    pub fn process_name(&self) -> Option<ProcessName> {
+        self.process.as_ref().map(|entry| match entry {
+            ProcessEntry::Name(name) => *name,
+            ProcessEntry::Spec(spec) => spec.name(),
+        })
+    }
+
     /// Whether nothing is said.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -6,7 +6,9 @@ use tch::Tensor;
 
 use crate::error::Result;
 
+pub mod adm;
 pub mod digit_cnn;
+pub mod dit;
 pub mod external;
 pub mod layers;
 pub mod mlp;

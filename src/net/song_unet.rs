@@ -13,7 +13,7 @@ use super::layers::init::Init;
 use super::layers::linear::Linear;
 use super::layers::norm::GroupNorm;
 use super::layers::silu;
-use super::song_block::{Block, NEAR_ZERO, Shared, XAVIER, groups};
+use super::song_block::{Block, Family, NEAR_ZERO, Shared, XAVIER, groups};
 pub use super::song_config::{Decoder, Embedding, Encoder, SongUNetConfig};
 use super::{Cond, Mode, Network};
 use crate::error::{Error, Result};
@@ -88,6 +88,7 @@ impl SongUNet {
             skip_scale: config.skip_scale,
             eps: 1e-6,
             filter: config.resample_filter.clone(),
+            family: Family::Song,
         };
         let mut build = Build { config, shared, channels, resolution, skips: Vec::new() };
         let (enc, out) = build.encoder(&(p / "enc"))?;
@@ -230,7 +231,7 @@ impl Build<'_> {
         init: Init,
         resample: Resample,
     ) -> Result<FirConv2d> {
-        FirConv2d::new(p, io, kernel, init, resample, &self.shared.filter)
+        FirConv2d::new(p, io, kernel, (init, Init::ZEROS), resample, &self.shared.filter)
     }
 
     fn encoder(&mut self, p: &Path) -> Result<(Vec<Down>, i64)> {

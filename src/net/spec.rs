@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::Network;
+use super::adm::{Adm, AdmConfig};
 use super::digit_cnn::{DigitCnn, DigitCnnConfig};
+use super::dit::{Dit, DitConfig};
 use super::external::{External, ExternalConfig};
 use super::mlp::{Mlp, MlpConfig};
 use super::song_unet::{Decoder, Embedding, Encoder, SongUNet, SongUNetConfig};
@@ -28,6 +30,10 @@ pub enum NetSpec {
     /// diffusers' `UNet2DModel`.
     #[serde(rename = "unet2d")]
     UNet2D(UNet2DConfig),
+    /// The U-Net of ADM, as EDM has it.
+    Adm(AdmConfig),
+    /// The transformer of DiT and SiT.
+    Dit(DitConfig),
     /// Classifier of tiny images.
     DigitCnn(DigitCnnConfig),
     /// A TorchScript module or AOTInductor package.
@@ -43,6 +49,8 @@ impl NetSpec {
         Ok(match self {
             NetSpec::Mlp(config) => Box::new(Mlp::new(path, config, sample_shape, classes)?),
             NetSpec::UNet2D(config) => Box::new(UNet2D::new(path, config, sample_shape, classes)?),
+            NetSpec::Adm(config) => Box::new(Adm::new(path, config, sample_shape, classes)?),
+            NetSpec::Dit(config) => Box::new(Dit::new(path, config, sample_shape, classes)?),
             NetSpec::DigitCnn(config) => Box::new(DigitCnn::new(path, config, sample_shape, classes)?),
             NetSpec::External(config) => Box::new(External::new(path, config, sample_shape, classes)?),
             NetSpec::SongUNet(_) | NetSpec::Ddpmpp(_) | NetSpec::Ncsnpp(_) => {
@@ -67,7 +75,10 @@ impl NetSpec {
     /// Number of augmentation parameters the network takes.
     #[must_use]
     pub fn augment_dim(&self) -> i64 {
-        self.song().map_or(0, |config| config.augment_dim)
+        match self {
+            NetSpec::Adm(config) => config.augment_dim,
+            _ => self.song().map_or(0, |config| config.augment_dim),
+        }
     }
 }
 

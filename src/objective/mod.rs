@@ -17,7 +17,7 @@ pub mod denoising;
 pub mod schedule;
 pub mod spec;
 
-pub use spec::ObjectiveSpec;
+pub use spec::{ObjectiveSpec, Plain};
 
 /// What one loss is computed on.
 #[derive(Debug)]

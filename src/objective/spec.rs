@@ -20,13 +20,15 @@ pub enum ObjectiveSpec {
     X0(Plain),
     /// The network predicts `v = alpha eps - sigma x_0` (Salimans and Ho 2022).
     V(Plain),
-    /// Denoising score matching (Song et al. 2021): the network's output is `-sigma` times the score; with
-    /// `weighting = { type = "likelihood" }` the bound on the likelihood.
+    /// Denoising score matching (Song et al. 2021): the network's output is `-sigma` times the score, or
+    /// (`raw`) the score itself; with `weighting = { type = "likelihood" }` the bound on the likelihood.
     Score(Plain),
     /// Flow matching (Lipman et al. 2023): the network predicts the velocity `alpha' x_0 + sigma' eps`.
     Flow(Plain),
     /// EDM (Karras et al. 2022): preconditioned denoising at log-normal noise levels.
     Edm(Edm),
+    /// Denoising within any scalings: networks of other projects, to be sampled or trained further.
+    Denoising(Scaled),
     /// Cross-entropy of a classifier.
     Classifier(Classifier),
 }
@@ -55,6 +57,9 @@ pub struct Plain {
     pub reduce: Option<Reduce>,
     /// Probability of leaving the class out.
     pub class_dropout: f64,
+    /// Score: the network's output is the score itself (it divides by sigma inside).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub raw: bool,
 }
 
 /// Options of EDM's objective.
@@ -79,12 +84,41 @@ impl Default for Edm {
     }
 }
 
+/// A network within given scalings. It is trained with squared errors of its own output, at log-normal noise
+/// levels (uniform times for a plain network).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scaled {
+    /// The scalings around the network.
+    pub precond: Precond,
+    /// Distribution of training times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<TimeSampling>,
+    /// Probability of leaving the class out.
+    #[serde(default)]
+    pub class_dropout: f64,
+}
+
+impl From<Precond> for ObjectiveSpec {
+    fn from(precond: Precond) -> Self {
+        ObjectiveSpec::Denoising(Scaled { precond, sampling: None, class_dropout: 0.0 })
+    }
+}
+
 impl ObjectiveSpec {
     /// The objective.
     ///
     /// # Errors
     /// Where an option is out of its range.
     pub fn build(&self) -> Result<Box<dyn Objective>> {
+        if let ObjectiveSpec::Eps(plain)
+        | ObjectiveSpec::X0(plain)
+        | ObjectiveSpec::V(plain)
+        | ObjectiveSpec::Flow(plain) = self
+            && plain.raw
+        {
+            return Err(Error::usage("objective.raw = true").why("only the score has a raw form"));
+        }
         Ok(match (self, self.denoising()) {
             (_, Some(denoising)) => {
                 check(&denoising)?;
@@ -104,11 +138,13 @@ impl ObjectiveSpec {
 
     fn denoising(&self) -> Option<Denoising> {
         let (prediction, plain) = match self {
+            ObjectiveSpec::Score(plain) if plain.raw => (Prediction::Score, plain),
             ObjectiveSpec::Eps(plain) | ObjectiveSpec::Score(plain) => (Prediction::Eps, plain),
             ObjectiveSpec::X0(plain) => (Prediction::X0, plain),
             ObjectiveSpec::V(plain) => (Prediction::V, plain),
             ObjectiveSpec::Flow(plain) => (Prediction::Velocity, plain),
             ObjectiveSpec::Edm(edm) => return Some(edm.denoising()),
+            ObjectiveSpec::Denoising(scaled) => return Some(scaled.denoising()),
             ObjectiveSpec::Classifier(_) => return None,
         };
         let flow = prediction == Prediction::Velocity;
@@ -132,6 +168,26 @@ impl Edm {
             precond: Precond::Edm { sigma_data: self.sigma_data },
             sampling: TimeSampling::LogNormal { p_mean: self.p_mean, p_std: self.p_std },
             t_min: 0.0,
+            t_max: None,
+            weighting: Weighting::Uniform,
+            reduce: Reduce::Mean,
+            class_dropout: self.class_dropout,
+        }
+    }
+}
+
+impl Scaled {
+    fn denoising(&self) -> Denoising {
+        let plain = matches!(self.precond, Precond::Plain { .. });
+        let usual = if plain {
+            TimeSampling::Uniform { stratified: false }
+        } else {
+            TimeSampling::LogNormal { p_mean: p_mean(), p_std: p_std() }
+        };
+        Denoising {
+            precond: self.precond,
+            sampling: self.sampling.unwrap_or(usual),
+            t_min: if plain && self.precond.prediction() != Prediction::Velocity { 1e-5 } else { 0.0 },
             t_max: None,
             weighting: Weighting::Uniform,
             reduce: Reduce::Mean,
@@ -179,9 +235,15 @@ mod tests {
         .unwrap();
         let d = score.denoising().unwrap();
         assert_eq!((d.t_min, d.weighting), (1e-5, Weighting::Likelihood));
+        let raw: ObjectiveSpec = toml::from_str("type = \"score\"\nraw = true").unwrap();
+        assert_eq!(raw.denoising().unwrap().precond.prediction(), Prediction::Score);
+        let raw: ObjectiveSpec = toml::from_str("type = \"v\"\nraw = true").unwrap();
+        assert!(raw.build().is_err());
         let edm: ObjectiveSpec = toml::from_str("type = \"edm\"\nsigma_data = 0.75\nP_mean = -0.8").unwrap();
         assert_eq!(edm.precond(), Some(Precond::Edm { sigma_data: 0.75 }));
-        for spec in [flow, score, edm, ObjectiveSpec::Classifier(Classifier::default())] {
+        let scaled = ObjectiveSpec::from(Precond::Ve);
+        assert_eq!(scaled.precond(), Some(Precond::Ve));
+        for spec in [flow, score, edm, scaled, ObjectiveSpec::Classifier(Classifier::default())] {
             assert!(spec.build().is_ok());
             assert_eq!(toml::from_str::<ObjectiveSpec>(&toml::to_string(&spec).unwrap()).unwrap(), spec);
         }

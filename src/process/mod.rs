@@ -21,7 +21,7 @@ mod ve;
 mod vp;
 
 pub use combine::{combine, scale};
-pub use discrete::{BetaSchedule, Discrete, alpha_bar};
+pub use discrete::{BetaSchedule, Discrete, alpha_bar, from_betas, without_terminal_signal};
 pub use edm::Edm;
 pub use flow::{Flow, TrigFlow};
 pub use spec::{ProcessName, ProcessSpec};

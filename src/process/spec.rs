@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BetaSchedule, Discrete, Edm, Flow, Process, SubVp, TrigFlow, Ve, Vp, alpha_bar};
+use super::{
+    BetaSchedule, Discrete, Edm, Flow, Process, SubVp, TrigFlow, Ve, Vp, alpha_bar, from_betas,
+    without_terminal_signal,
+};
 use crate::error::{Error, Result};
 
 /// The names of the processes.
@@ -43,6 +46,8 @@ impl ProcessName {
                 steps: ddpm_steps(),
                 beta_start: beta_start(),
                 beta_end: beta_end(),
+                betas: None,
+                terminal_alpha_bar: None,
             },
         }
     }
@@ -109,6 +114,13 @@ pub enum ProcessSpec {
         /// Last beta.
         #[serde(default = "beta_end")]
         beta_end: f64,
+        /// All betas, instead of a schedule; `steps` of them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        betas: Option<Vec<f64>>,
+        /// Rescales the table so that its last entry has no signal (Lin et al. 2024); this is then its
+        /// `alpha_bar`: 0, or a number so small that the noise level is still finite.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        terminal_alpha_bar: Option<f64>,
     },
 }
 
@@ -179,14 +191,32 @@ impl ProcessSpec {
             }
             ProcessSpec::Flow {} => Box::new(Flow),
             ProcessSpec::TrigFlow {} => Box::new(TrigFlow),
-            ProcessSpec::Ddpm { schedule, steps, beta_start, beta_end } => {
+            ProcessSpec::Ddpm { schedule, steps, beta_start, beta_end, ref betas, terminal_alpha_bar } => {
                 if !(2..=1_000_000).contains(&steps) {
                     return Err(range("steps", steps as f64, "a whole number from 2 to 1000000"));
                 }
-                if !(beta_start > 0.0 && beta_start < 1.0 && beta_end > 0.0 && beta_end < 1.0) {
-                    return Err(range("beta_start", beta_start, "between 0 and 1, as beta_end"));
-                }
-                Box::new(Discrete::new(alpha_bar(schedule, steps, beta_start, beta_end))?)
+                let inside = |beta: f64| beta > 0.0 && beta < 1.0;
+                let table = match betas {
+                    Some(betas) if betas.len() != steps => {
+                        let wanted = format!("the number of steps, which is {steps}");
+                        return Err(range("betas", betas.len() as f64, &wanted));
+                    }
+                    Some(betas) => match betas.iter().find(|beta| !inside(**beta)) {
+                        Some(beta) => return Err(range("betas", *beta, "between 0 and 1")),
+                        None => from_betas(betas.iter().copied()),
+                    },
+                    None if !(inside(beta_start) && inside(beta_end)) => {
+                        return Err(range("beta_start", beta_start, "between 0 and 1, as beta_end"));
+                    }
+                    None => alpha_bar(schedule, steps, beta_start, beta_end),
+                };
+                Box::new(Discrete::new(match terminal_alpha_bar {
+                    Some(last) if !(0.0..1.0).contains(&last) => {
+                        return Err(range("terminal_alpha_bar", last, "from 0 to below 1"));
+                    }
+                    Some(last) => without_terminal_signal(&table, last),
+                    None => table,
+                })?)
             }
         })
     }

@@ -146,9 +146,55 @@ fn ddpm_tables_have_their_known_values() {
 }
 
 #[test]
+fn further_tables_have_their_known_values() {
+    // Logistic betas: symmetric about the middle, where they are the mean of both ends.
+    let sigmoid = alpha_bar(BetaSchedule::Sigmoid, 1001, 1e-7, 2e-3);
+    close(1.0 - sigmoid[500] / sigmoid[499], 0.5 * (1e-7 + 2e-3), 1e-9);
+    // e^(-12 t) has equal betas, below the cap.
+    let exp = alpha_bar(BetaSchedule::Exp, 1000, 0.0, 0.0);
+    close(exp[999], (-12f64).exp(), 1e-9);
+    close(1.0 - exp[500] / exp[499], -(-0.012f64).exp_m1(), 1e-9);
+    let laplace = alpha_bar(BetaSchedule::Laplace, 1000, 0.0, 0.0);
+    assert!(Discrete::new(laplace).is_ok());
+    close(from_betas([0.1, 0.5])[1], 0.45, 1e-15);
+    let build = |text: &str| serde_json::from_str::<ProcessSpec>(text).unwrap().build();
+    let listed = build(r#"{"type":"ddpm","steps":3,"betas":[0.1,0.2,0.3]}"#).unwrap();
+    close(listed.alpha(1.0).powi(2), 0.9 * 0.8 * 0.7, 1e-12);
+    let error = build(r#"{"type":"ddpm","steps":2,"betas":[0.1,0.2,0.3]}"#).unwrap_err().to_string();
+    assert!(error.contains("process.betas") && error.contains("3 is not"), "{error}");
+    assert!(build(r#"{"type":"ddpm","steps":2,"betas":[0.1,1.2]}"#).is_err());
+    assert!(build(r#"{"type":"ddpm","terminal_alpha_bar":1.0}"#).is_err());
+}
+
+#[test]
+fn a_table_without_terminal_signal_is_finite_up_to_its_end() {
+    let table = alpha_bar(BetaSchedule::Linear, 1000, 1e-4, 0.02);
+    let rescaled = without_terminal_signal(&table, 0.0);
+    close(rescaled[0], table[0], 1e-12);
+    let (first, end) = (table[0].sqrt(), table[999].sqrt());
+    close(rescaled[500].sqrt(), (table[500].sqrt() - end) * first / (first - end), 1e-12);
+    let process = Discrete::new(rescaled.clone()).unwrap();
+    let (last, before) = (Point::new(&process, 1.0), Point::new(&process, 0.999));
+    assert_eq!((last.alpha, last.sigma, last.lambda), (0.0, 1.0, f64::NEG_INFINITY));
+    close(before.alpha, rescaled[998].sqrt(), 1e-12);
+    // Between the last two entries alpha is linear, and the derivatives are finite at the very end.
+    let middle = Point::new(&process, 0.9995);
+    close(middle.alpha, 0.5 * before.alpha, 1e-9);
+    close(middle.dalpha, -1000.0 * before.alpha, 1e-9);
+    close(last.dalpha, -1000.0 * before.alpha, 1e-9);
+    assert_eq!(last.dsigma, 0.0);
+    for t in [0.3, 0.999, 0.9993, 0.99999] {
+        close(process.t_of_lambda(process.lambda(t)).unwrap(), t, 1e-9);
+    }
+    // Sampling starts where there is signal enough, unless it is told to start at the end.
+    assert!(process.span().max < 1.0);
+    let floor = Discrete::new(without_terminal_signal(&table, 2f64.powi(-24))).unwrap();
+    close(Point::new(&floor, 1.0).rho(), (2f64.powi(24) - 1.0).sqrt(), 1e-9);
+}
+
+#[test]
 fn the_hopeless_tail_of_the_cosine_table_is_not_sampled_from() {
-    let spec =
-        ProcessSpec::Ddpm { schedule: BetaSchedule::Cosine, steps: 1000, beta_start: 1e-4, beta_end: 0.02 };
+    let spec: ProcessSpec = serde_json::from_str(r#"{"type":"ddpm","schedule":"cosine"}"#).unwrap();
     let process = spec.build().unwrap();
     let max = process.span().max;
     assert!(max < 1.0 && process.lambda(max) >= -5.1 && process.lambda(max + 1e-3) < -5.1);

@@ -2,17 +2,21 @@
 
 use super::ancestral::Ancestral;
 use super::deis::{Deis, Extrapolation};
-use super::dpm_multistep::Multistep;
+use super::dpm_multistep::{Lowering, Multistep};
+use super::dpm_nodes::{SinglestepNodes, orders};
+use super::dpm_sde::DpmSde;
 use super::dpm_singlestep::{Singlestep, Stages};
 use super::edm::EdmSampler;
 use super::em::EulerMaruyama;
 use super::euler::Euler;
 use super::exponential::is_inner;
-use super::grid::Spacing;
+use super::kdpm2::Kdpm2;
 use super::langevin::Corrected;
+use super::pndm::Pndm;
 use super::reverse_diffusion::ReverseDiffusion;
 use super::rho_rk::RhoRk;
 use super::sde_dpm::SdeDpm;
+use super::spacing::Spacing;
 use super::unipc::UniPc;
 use super::{
     Compat, Form, GridKind, LowerOrderFinal, Method, Solver, SolverName, SolverSpec, SolverType, Tableau,
@@ -25,9 +29,9 @@ use crate::process::{Family, Point, Process};
 pub(super) fn usual_steps(spec: &SolverSpec) -> usize {
     match spec.name {
         SolverName::EulerMaruyama | SolverName::ReverseDiffusion | SolverName::Ddpm => 1000,
-        SolverName::Ddim | SolverName::Euler | SolverName::Heun => 50,
+        SolverName::Ddim | SolverName::Euler | SolverName::Heun | SolverName::Pndm => 50,
         SolverName::Edm => 18,
-        SolverName::SdeDpmPp => 25,
+        SolverName::SdeDpmPp | SolverName::DpmPpSde => 25,
         _ => 20,
     }
 }
@@ -38,7 +42,15 @@ pub(super) fn usual_grid(spec: &SolverSpec, process: &dyn Process) -> GridKind {
         (Family::Flow, _) => GridKind::Uniform,
         (_, SolverName::Dpm) => GridKind::Logsnr,
         (Family::NoiseLevel, _) | (_, SolverName::Edm) => GridKind::Karras,
-        (_, SolverName::DpmPp | SolverName::SdeDpmPp | SolverName::Unipc) => GridKind::Logsnr,
+        (
+            _,
+            SolverName::DpmPp
+            | SolverName::SdeDpmPp
+            | SolverName::DpmPpSde
+            | SolverName::Kdpm2
+            | SolverName::Unipc,
+        ) => GridKind::Logsnr,
+        (_, SolverName::Lms) => GridKind::Karras,
         (_, SolverName::Deis) => match spec.variant() {
             Variant::Tab => GridKind::Quadratic,
             Variant::Rhoab | Variant::Rhork => GridKind::Karras,
@@ -102,28 +114,43 @@ pub(super) fn build(
     let steps = points.len() - 1;
     let form = spec.form().unwrap_or(Form::Data);
     let kind = spec.solver_type.unwrap_or(SolverType::Midpoint);
-    let lower_final = match (spec.lower_order_final, spec.name) {
+    let all = match (spec.lower_order_final, spec.name) {
         (LowerOrderFinal::On, _) => true,
         (LowerOrderFinal::Off, _) => false,
+        (LowerOrderFinal::Few, _) => steps < 15,
         (LowerOrderFinal::Auto, SolverName::Unipc) => true,
+        (LowerOrderFinal::Auto, _) if spec.method == Some(Method::SinglestepNodes) => true,
         (LowerOrderFinal::Auto, SolverName::Deis) => false,
         (LowerOrderFinal::Auto, _) => steps < 10,
     };
+    let lowering = Lowering { all, last: spec.euler_at_final };
     let compat = spec.compat;
+    let ancestral = |eta, variance| Box::new(Ancestral { eta, variance, compat, threshold: spec.threshold });
     let multistep =
-        |kind, order| Box::new(Multistep { form, kind, order, lower_final, compat, past: Vec::new() });
+        |kind, order| Box::new(Multistep { form, kind, order, lowering, compat, past: Vec::new() });
     let solver: Box<dyn Solver> = match spec.name {
-        SolverName::Ddim => Box::new(Ancestral { eta: spec.eta.unwrap_or(0.0), variance: Variance::Small }),
-        SolverName::Ddpm => Box::new(Ancestral { eta: 1.0, variance: spec.variance.unwrap_or_default() }),
+        SolverName::Ddim => ancestral(spec.eta.unwrap_or(0.0), Variance::Small),
+        SolverName::Ddpm => ancestral(1.0, spec.variance.unwrap_or_default()),
         SolverName::Euler => Box::new(Euler { order: 1, compat }),
         SolverName::Heun => Box::new(Euler { order: 2, compat }),
         SolverName::EulerMaruyama => Box::new(EulerMaruyama { eta: spec.eta.unwrap_or(1.0), compat }),
         SolverName::ReverseDiffusion => Box::new(ReverseDiffusion { compat }),
         SolverName::Dpm | SolverName::DpmPp if spec.method() == Method::Multistep => multistep(kind, order),
+        SolverName::Dpm | SolverName::DpmPp if spec.method() == Method::SinglestepNodes => {
+            // From pure noise a step is of first order: the blocks start after it.
+            let alone = usize::from(points[0].is_pure_noise());
+            let mut list = vec![1; alone];
+            list.extend(orders(order, steps - alone, all));
+            Box::new(SinglestepNodes { form, kind, orders: list, start: None, past: Vec::new() })
+        }
         SolverName::Dpm | SolverName::DpmPp => {
             Box::new(Singlestep { form, kind, stages: stages(points, order, list, process)? })
         }
-        SolverName::SdeDpmPp => Box::new(SdeDpm { form, kind, order, lower_final, compat, past: Vec::new() }),
+        SolverName::SdeDpmPp => Box::new(SdeDpm { form, kind, order, lowering, compat, past: Vec::new() }),
+        SolverName::DpmPpSde => Box::new(DpmSde { eta: spec.eta.unwrap_or(1.0) }),
+        SolverName::Kdpm2 => {
+            Box::new(Kdpm2 { form: spec.form().unwrap_or(Form::Noise), eta: spec.eta.unwrap_or(0.0) })
+        }
         SolverName::Deis => match spec.variant() {
             Variant::Tab => Box::new(Deis::new(Extrapolation::T, order)),
             Variant::Rhoab => Box::new(Deis::new(Extrapolation::Rho, order)),
@@ -134,11 +161,15 @@ pub(super) fn build(
             }
         },
         SolverName::Ipndm => Box::new(Deis::new(Extrapolation::Equal, order - 1)),
+        SolverName::Pndm => {
+            Box::new(Pndm { warmup: spec.warmup.unwrap_or_default(), compat, past: Vec::new() })
+        }
+        SolverName::Lms => Box::new(Deis::lms(order)),
         SolverName::Unipc => Box::new(UniPc {
             form,
             kind: spec.solver_type.unwrap_or(SolverType::Bh2),
             order,
-            lower_final,
+            lowering,
             corrector: spec.corrector.unwrap_or(true),
             past: Vec::new(),
             last: None,

@@ -5,11 +5,14 @@
 //! (tAB), 17 (rhoAB) and Appendix on iPNDM. Order r uses the last r + 1 predictions; the reported order
 //! of convergence is r + 1. One call a step. The variant in ln rho is the noise-form multistep solver with
 //! Taylor coefficients and lives there. Onto clean data and from pure noise a step is of first order.
+//!
+//! LMS (k-diffusion's linear multistep method) is rhoAB that keeps its order onto clean data, where rho is
+//! 0 and the integral is still finite.
 
 use tch::Tensor;
 
 use super::dpm_multistep::{remember, usable};
-use super::exponential::{Past, first_order, is_inner, weights};
+use super::exponential::{Past, first_order, weights};
 use super::{Form, Run, Solver};
 use crate::denoiser::Prediction;
 use crate::error::Result;
@@ -42,6 +45,8 @@ pub(super) struct Deis {
     pub extrapolation: Extrapolation,
     /// Degree of the polynomial: 0 to 3.
     pub degree: usize,
+    /// Whether the step onto clean data has it, too (in rho).
+    pub to_clean: bool,
     /// Gauss-Legendre rule of tAB.
     rule: Vec<(f64, f64)>,
     /// The last predictions, newest first.
@@ -51,12 +56,18 @@ pub(super) struct Deis {
 impl Deis {
     /// The method of `degree` 0 to 3.
     pub(super) fn new(extrapolation: Extrapolation, degree: usize) -> Self {
-        Deis { extrapolation, degree, rule: gauss_legendre(64), past: Vec::new() }
+        Deis { extrapolation, degree, to_clean: false, rule: gauss_legendre(64), past: Vec::new() }
+    }
+
+    /// LMS of `order` 1 to 4.
+    pub(super) fn lms(order: usize) -> Self {
+        Deis { to_clean: true, ..Deis::new(Extrapolation::Rho, order - 1) }
     }
 
     /// Factors of the last `count` predictions in the step from s to t.
     fn factors(&self, process: &dyn Process, s: &Point, t: &Point, count: usize) -> Vec<f64> {
-        let whole = weights(Form::Noise, s, t).m;
+        // In rho a step onto clean data, where h is infinite, has finite factors.
+        let whole = if t.is_clean() { t.alpha * (t.rho() - s.rho()) } else { weights(Form::Noise, s, t).m };
         let at: Vec<Point> = self.past.iter().take(count).map(|p| p.at).collect();
         let mut factors: Vec<f64> = match self.extrapolation {
             Extrapolation::Equal => return EQUAL[count - 1].iter().map(|w| w * whole).collect(),
@@ -95,7 +106,7 @@ impl Solver for Deis {
 
     fn step(&mut self, run: &mut Run<'_>, i: usize, x: Tensor) -> Result<Tensor> {
         let (s, t) = (run.points()[i], run.points()[i + 1]);
-        if !is_inner(&s, &t) {
+        if s.is_pure_noise() || (t.is_clean() && !self.to_clean) {
             let (next, newest) = first_order(run, Form::Noise, &s, &t, &x)?;
             remember(&mut self.past, newest, self.degree + 1);
             return Ok(next);

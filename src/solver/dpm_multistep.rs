@@ -23,17 +23,26 @@ pub(super) struct Multistep {
     /// 1, 2 or 3.
     pub order: usize,
     /// Whether the last steps lower the order.
-    pub lower_final: bool,
+    pub lowering: Lowering,
     /// Which coefficient the second derivative has.
     pub compat: Compat,
     /// The last predictions, newest first.
     pub past: Vec<Past>,
 }
 
-/// The order of a step: `i` steps have been made, `left` are to come with this one.
-pub(super) fn order_of_step(order: usize, usable: usize, left: usize, lower_final: bool) -> usize {
+/// How the last steps of a run lower their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lowering {
+    /// Each step has at most the order of the steps left.
+    pub all: bool,
+    /// The very last step is of first order.
+    pub last: bool,
+}
+
+/// The order of a step: `left` are to come with this one.
+pub(super) fn order_of_step(order: usize, usable: usize, left: usize, lowering: Lowering) -> usize {
     let order = order.min(usable);
-    if lower_final { order.min(left) } else { order }
+    if lowering.all || (lowering.last && left == 1) { order.min(left) } else { order }
 }
 
 /// Factors of m_1 and m_2 in derivatives of the prediction: `(D1, D2)` as rows over `(m_0, m_1, m_2)`.
@@ -79,10 +88,12 @@ impl Solver for Multistep {
         }
         let m = run.predict(self.form.prediction(), &x, s)?;
         remember(&mut self.past, Past { at: s, m }, self.order);
-        let order = order_of_step(self.order, usable(&self.past), run.steps() - i, self.lower_final);
+        let h = t.lambda - s.lambda;
+        let order = order_of_step(self.order, usable(&self.past), run.steps() - i, self.lowering);
+        // A step of no length (a grid that ends twice at its lowest level) has no derivatives.
+        let order = if h == 0.0 { 1 } else { order };
         let w = weights(self.form, &s, &t);
         let past = &self.past[..order];
-        let h = t.lambda - s.lambda;
         match past {
             [m0] => combine_each(&[[w.x, w.m]], [&x, &m0.m]),
             [m0, m1] => {

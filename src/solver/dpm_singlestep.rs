@@ -85,7 +85,7 @@ impl Solver for Singlestep {
         if order == 1 {
             return Ok(first_order(run, form, &s, &t, &x)?.0);
         }
-        let inner = |r: f64| Point::at_lambda(run.process(), s.lambda + r * (t.lambda - s.lambda));
+        let inner = |r: f64| run.at_lambda(s.lambda + r * (t.lambda - s.lambda));
         let model = |x: &Tensor, at: Point| run.predict(form.prediction(), x, at);
         let s1 = inner(r1)?;
         let m0 = model(&x, s)?;

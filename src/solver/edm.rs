@@ -43,7 +43,7 @@ impl Solver for EdmSampler {
                 let raised = level * (1.0 + gamma);
                 let hat = match run.process().family() {
                     Family::NoiseLevel => Point::new(run.process(), raised),
-                    _ => Point::at_lambda(run.process(), -raised.ln())?,
+                    _ => run.at_lambda(-raised.ln())?,
                 };
                 let added = ((raised - level) * (raised + level)).sqrt() * self.churn.s_noise;
                 x = combine_each(&[[hat.alpha / s.alpha, hat.alpha * added]], [&x, &z])?;

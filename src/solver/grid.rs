@@ -8,14 +8,18 @@
 //! | quadratic, power | `t^(1/p)`, p = 2 unless given (Zhang and Chen 2023, "DEIS") |
 //! | logsnr | `lambda = ln(alpha/sigma)` (Lu et al. 2022, "DPM-Solver") |
 //! | karras | `rho^(1/p)`, `rho = sigma/alpha`, p = 7 (Karras et al. 2022, equation 5) |
+//! | beta | the Beta(0.6, 0.6) distribution of rho (Lee et al. 2024, "Beta sampling is all you need") |
 //!
-//! or a list of times or noise levels, or entries of a DDPM table. A run ends at t_min, or goes on to clean data in its last step.
+//! or a list of times or noise levels, or entries of a DDPM table. A run ends at t_min, or goes on to clean
+//! data or to the lowest noise level in its last step.
 
 use std::str::FromStr;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::TableRules;
+use super::spacing::Spacing;
 use crate::error::{Error, Result};
 use crate::process::{Family, Point, Process};
 
@@ -28,8 +32,8 @@ pub enum GridKind {
     #[value(alias = "time-uniform")]
     Uniform,
     /// Uniform in half log-SNR.
-    #[serde(alias = "log-snr", alias = "exponential", alias = "log")]
-    #[value(aliases = ["log-snr", "exponential", "log"])]
+    #[serde(alias = "log-snr", alias = "exponential", alias = "log", alias = "lu")]
+    #[value(aliases = ["log-snr", "exponential", "log", "lu"])]
     Logsnr,
     /// Uniform in the square root of time.
     #[serde(alias = "time-quadratic")]
@@ -43,6 +47,8 @@ pub enum GridKind {
     #[serde(alias = "edm", alias = "polynomial", alias = "rho-power")]
     #[value(aliases = ["edm", "polynomial", "rho-power"])]
     Karras,
+    /// Noise levels at equal steps of a Beta(0.6, 0.6) distribution: dense at both ends.
+    Beta,
     /// Entries of a DDPM table, equally spaced over the whole of it.
     Linspace,
     /// Entries of a DDPM table, equally spaced from entry `offset`.
@@ -59,6 +65,18 @@ pub enum Terminal {
     TMin,
     /// On clean data: one of the steps goes from t_min to no noise at all.
     Zero,
+    /// At the lowest noise level of the process (the first entry of a table), to which one of the steps goes.
+    SigmaMin,
+}
+
+/// What the state at the start of a run is: unit-normal noise times this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// The noise of the first time alone.
+    Noise,
+    /// Data of unit variance with that noise.
+    UnitData,
 }
 
 /// In what the entries of a list are measured.
@@ -116,6 +134,15 @@ pub struct GridSpec {
     /// Where the run ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub terminal: Option<Terminal>,
+    /// What the run starts from: unit data for variance-preserving processes, else noise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
+    /// Moves the times of a flow towards noise: `s t/(1 + (s - 1) t)` (Esser et al. 2024, equation 23).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shift: Option<f64>,
+    /// How the entries of a DDPM table are used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table: Option<TableRules>,
     /// All entries, instead of a kind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explicit: Option<Explicit>,
@@ -173,7 +200,7 @@ impl FromStr for GridSpec {
     }
 }
 
-fn bad(why: impl Into<String>) -> Error {
+pub(super) fn bad(why: impl Into<String>) -> Error {
     Error::usage("bad grid").at("--grid").why(why)
 }
 
@@ -181,13 +208,6 @@ fn bad(why: impl Into<String>) -> Error {
 pub(super) fn t_of_rho(process: &dyn Process, rho: f64) -> Result<f64> {
     // Where time is the noise level, no rounding by logarithms.
     if process.family() == Family::NoiseLevel { Ok(rho) } else { process.t_of_lambda(-rho.ln()) }
-}
-
-/// A kind of grid with its parameter.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Spacing {
-    pub kind: GridKind,
-    pub root: f64,
 }
 
 impl GridSpec {
@@ -204,6 +224,23 @@ impl GridSpec {
             return Err(bad(format!("the root {root} is not a positive number")));
         }
         Ok(Spacing { kind, root })
+    }
+
+    /// The times moved towards noise, where that is asked for.
+    ///
+    /// # Errors
+    /// Where the process is no flow, or the shift not positive.
+    pub(super) fn shifted(&self, process: &dyn Process, times: Vec<f64>) -> Result<Vec<f64>> {
+        let Some(shift) = self.shift else {
+            return Ok(times);
+        };
+        if process.family() != Family::Flow {
+            return Err(Error::usage("a shift moves the times of flows alone").at("--shift"));
+        }
+        if !(shift > 0.0 && shift.is_finite()) {
+            return Err(Error::usage(format!("the shift {shift} is not a positive number")).at("--shift"));
+        }
+        Ok(times.into_iter().map(|t| shift * t / (1.0 + (shift - 1.0) * t)).collect())
     }
 
     /// First and last time of the run on `process`.
@@ -273,82 +310,10 @@ pub(super) fn point(process: &dyn Process, t: f64) -> Result<Point> {
     Err(bad(format!("t = {t} is outside the process, which ends at {}", process.span().max)))
 }
 
-impl Spacing {
-    /// `n + 1` times from `high` to `low`, both exact.
-    ///
-    /// # Errors
-    /// Where the quantity that is to be uniform is infinite at an end.
-    pub(super) fn between(&self, process: &dyn Process, high: f64, low: f64, n: usize) -> Result<Vec<f64>> {
-        let power = |x: f64| x.powf(1.0 / self.root);
-        let finite = |value: f64, t: f64, name: &str| {
-            if value.is_finite() {
-                return Ok(value);
-            }
-            let end = if t == high { "--t-max" } else { "--t-min" };
-            Err(bad(format!("{name} is infinite at t = {t}"))
-                .hint(format!("move the end with {end}, or use --grid uniform")))
-        };
-        let coordinate = |t: f64| match self.kind {
-            GridKind::Linspace | GridKind::Leading | GridKind::Trailing => {
-                Err(bad("entries of a table have nothing in between"))
-            }
-            GridKind::Uniform => Ok(t),
-            GridKind::Quadratic | GridKind::Power => Ok(power(t)),
-            GridKind::Logsnr => finite(process.lambda(t), t, "the log-SNR"),
-            GridKind::Karras => finite(power(process.sigma(t) / process.alpha(t)), t, "the noise level"),
-        };
-        let time = |u: f64| match self.kind {
-            GridKind::Uniform | GridKind::Linspace | GridKind::Leading | GridKind::Trailing => Ok(u),
-            GridKind::Quadratic | GridKind::Power => Ok(u.powf(self.root)),
-            GridKind::Logsnr => process.t_of_lambda(u),
-            GridKind::Karras => t_of_rho(process, u.powf(self.root)),
-        };
-        let (first, last) = (coordinate(high)?, coordinate(low)?);
-        (0..=n)
-            .map(|i| match i {
-                0 => Ok(high),
-                i if i == n => Ok(low),
-                i => time(first + (last - first) * i as f64 / n as f64),
-            })
-            .collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::process::{Edm, Flow, Vp};
-
-    #[test]
-    fn the_edm_grid_has_its_known_values() {
-        let spacing = GridSpec::default().spacing(GridKind::Karras).unwrap();
-        let got = spacing.between(&Edm::default(), 80.0, 0.002, 17).unwrap();
-        let want = [
-            80.0, 57.58598, 40.78557, 28.37458, 19.35245, 12.91008, 8.400935, 5.315195, 3.256822, 1.923340,
-            1.088171, 0.5853481, 0.2964423, 0.1395165, 0.05994731, 0.02293452, 0.00752802, 0.002,
-        ];
-        assert_eq!(got.len(), 18);
-        assert!(got.iter().zip(want).all(|(a, b): (&f64, f64)| (a / b - 1.0).abs() < 1e-6), "{got:?}");
-    }
-
-    #[test]
-    fn grids_are_uniform_in_what_they_say() {
-        let vp = Vp::default();
-        let uniform = |f: &dyn Fn(f64) -> f64, grid: &[f64]| {
-            let u: Vec<f64> = grid.iter().map(|t| f(*t)).collect();
-            let step = (u[u.len() - 1] - u[0]) / (u.len() - 1) as f64;
-            u.windows(2).all(|w| ((w[1] - w[0]) / step - 1.0).abs() < 1e-9)
-        };
-        let grid = |text: &str| {
-            let spec: GridSpec = text.parse().unwrap();
-            spec.spacing(GridKind::Uniform).unwrap().between(&vp, 1.0, 1e-3, 9).unwrap()
-        };
-        assert!(uniform(&|t| t, &grid("uniform")));
-        assert!(uniform(&|t| vp.lambda(t), &grid("logsnr")));
-        assert!(uniform(&|t| t.sqrt(), &grid("quadratic")));
-        assert!(uniform(&|t| t.powf(1.0 / 3.0), &grid("t-power=3")));
-        assert!(uniform(&|t| (-vp.lambda(t) / 5.0).exp(), &grid("karras=5")));
-    }
 
     #[test]
     fn lists_are_read_in_their_unit() {
@@ -367,15 +332,6 @@ mod tests {
         let error = "logsnrr".parse::<GridSpec>().unwrap_err();
         assert!(error.hint_text().is_some_and(|h| h.contains("logsnr, quadratic")), "{error:?}");
         assert!("uniform=2".parse::<GridSpec>().is_err());
-    }
-
-    #[test]
-    fn infinite_ends_are_refused_by_name() {
-        let spacing = Spacing { kind: GridKind::Logsnr, root: 1.0 };
-        let error = spacing.between(&Flow, 1.0, 1e-3, 5).unwrap_err();
-        assert!(error.hint_text().is_some_and(|h| h.contains("--t-max")));
-        let error = spacing.between(&Flow, 0.9, 0.0, 5).unwrap_err();
-        assert!(error.hint_text().is_some_and(|h| h.contains("--t-min")));
     }
 
     #[test]

@@ -14,6 +14,8 @@ mod build;
 mod deis;
 mod dpm_adaptive;
 mod dpm_multistep;
+mod dpm_nodes;
+mod dpm_sde;
 mod dpm_singlestep;
 mod edm;
 mod em;
@@ -21,38 +23,46 @@ mod entries;
 mod euler;
 mod exponential;
 mod grid;
+mod kdpm2;
 mod langevin;
 mod options;
 mod plan;
+mod pndm;
 mod registry;
 mod reverse_diffusion;
 mod rho_rk;
 mod rk45;
 mod sde_dpm;
+mod spacing;
 mod spec;
+mod table;
 mod unipc;
 
-pub use grid::{Explicit, GridKind, GridSpec, Terminal, Unit};
+pub use grid::{Explicit, GridKind, GridSpec, Start, Terminal, Unit};
 pub use options::{
-    Churn, Compat, Control, Form, Langevin, LowerOrderFinal, Method, SolverType, Variance, Variant,
+    Churn, Compat, Control, Form, Langevin, LowerOrderFinal, Method, SolverType, Variance, Variant, Warmup,
 };
 pub use plan::{Budget, Plan, Solved, plan};
 pub use registry::{Convergence, Measured, Registered, SELFTEST_STEPS, exact_end, measure, registered};
 pub use rho_rk::Tableau;
 pub use spec::{SolverName, SolverSpec};
+pub use table::{Entries, TableRules, TimeRule};
 
 use crate::denoiser::{Counted, Denoiser, DenoiserExt, Prediction, convert};
 use crate::error::Result;
 use crate::net::Cond;
 use crate::noise::Noise;
 use crate::process::{At, Point, Process};
+use entries::Nodes;
+use table::place;
 
 /// What a step may use: the model, its condition, the noise and the whole grid.
 pub struct Run<'a> {
     model: &'a Counted<'a>,
     cond: &'a Cond,
     noise: &'a mut dyn Noise,
-    points: &'a [Point],
+    nodes: &'a Nodes,
+    inner: TimeRule,
 }
 
 impl Run<'_> {
@@ -65,13 +75,28 @@ impl Run<'_> {
     /// The grid: from noise to data.
     #[must_use]
     pub fn points(&self) -> &[Point] {
-        self.points
+        &self.nodes.points
+    }
+
+    /// Where step `i` ends: the next point, but for reference runs on the entries of a table.
+    fn end(&self, i: usize) -> Point {
+        self.nodes.ends.as_ref().map_or(self.nodes.points[i + 1], |ends| ends[i])
+    }
+
+    /// The point with half log-SNR `lambda` inside a step.
+    fn at_lambda(&self, lambda: f64) -> Result<Point> {
+        place(self.process(), lambda, self.inner)
     }
 
     /// Number of steps of the grid.
     #[must_use]
     pub fn steps(&self) -> usize {
-        self.points.len() - 1
+        self.points().len() - 1
+    }
+
+    /// What the model predicts by itself.
+    fn prediction(&self) -> Prediction {
+        self.model.prediction()
     }
 
     /// One call of the model, in the form `to`.

@@ -22,6 +22,9 @@ pub enum Method {
     SinglestepFixed,
     /// One call a step, earlier predictions reused.
     Multistep,
+    /// As singlestep, with the points of the grid for inner nodes and one call at each: diffusers' schedule
+    /// of orders 1, 2, 3, 1, 2, 3, ...
+    SinglestepNodes,
 }
 
 /// Which of a solver's second-order coefficients are used.
@@ -74,10 +77,23 @@ pub enum LowerOrderFinal {
     /// UniPC: always; the others: in runs of fewer than 10 steps.
     #[default]
     Auto,
+    /// In runs of fewer than 15 steps.
+    Few,
     /// Always.
     On,
     /// Never.
     Off,
+}
+
+/// How a pseudo multistep solver gets its first predictions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Warmup {
+    /// Three pseudo Runge-Kutta steps of four calls each.
+    #[default]
+    RungeKutta,
+    /// One step of Heun's kind with two calls, then rising orders (PLMS).
+    Heun,
 }
 
 /// Whether known defects of published code are kept.

@@ -5,12 +5,14 @@ use tch::Tensor;
 use super::build::{build, usual_grid, usual_steps, usual_terminal};
 use super::dpm_adaptive::DpmAdaptive;
 use super::dpm_singlestep::orders;
-use super::entries::{is_on_entries, on_entries};
-use super::grid::{Spacing, point};
+use super::entries::{Nodes, ends_of, is_on_entries, on_entries};
+use super::grid::point;
 use super::rk45::Rk45;
+use super::spacing::Spacing;
+use super::table::told;
 use super::{
-    Form, GridKind, GridSpec, Method, Progress, Run, Solver, SolverName, SolverSpec, SolverType, Terminal,
-    integrate,
+    Compat, Form, GridKind, GridSpec, Method, Progress, Run, Solver, SolverName, SolverSpec, SolverType,
+    Start, Terminal, TimeRule, integrate,
 };
 use crate::denoiser::{Counted, Denoiser, NoiseEnd, Prediction, Threshold, ThresholdSpec};
 use crate::error::{Error, Result};
@@ -34,8 +36,11 @@ pub enum Budget {
 #[derive(Debug)]
 pub struct Plan {
     solver: Box<dyn Solver>,
-    points: Vec<Point>,
-    prior_std: f64,
+    nodes: Nodes,
+    inner: TimeRule,
+    /// The process at the first time, by which a model is known to be of it.
+    probe: Point,
+    start_std: f64,
     nfe: Option<u64>,
     threshold: Option<ThresholdSpec>,
 }
@@ -74,7 +79,8 @@ pub fn plan(spec: &SolverSpec, grid: &GridSpec, budget: Budget, process: &dyn Pr
                 explicit.values.len() - 1
             )));
         }
-        return on_points(spec, points, None, process);
+        enough_steps(spec, points.len() - 1)?;
+        return on_points(spec, grid, points.into(), None, process);
     }
     match budget {
         Budget::Auto => with_steps(spec, grid, usual_steps(spec), process),
@@ -113,9 +119,11 @@ fn enough_steps(spec: &SolverSpec, steps: usize) -> Result<()> {
     if !multistep || steps >= order {
         return Ok(());
     }
-    Err(Error::usage(format!("{steps} steps are too few"))
+    let steps = if steps == 1 { "1 step is".to_owned() } else { format!("{steps} steps are") };
+    Err(Error::usage(format!("{steps} too few"))
         .at("--steps")
-        .why(format!("{} of order {order} needs {order} steps at least", spec.name.as_str())))
+        .why(format!("{} of order {order} needs {order} steps at least", spec.name.as_str()))
+        .hint("make more steps, or lower the order with --order"))
 }
 
 /// A run of `steps` steps on a grid of a kind.
@@ -123,25 +131,26 @@ fn with_steps(spec: &SolverSpec, grid: &GridSpec, steps: usize, process: &dyn Pr
     if steps == 0 {
         return Err(Error::usage("a run needs one step at least").at("--steps"));
     }
+    enough_steps(spec, steps)?;
     let spacing = grid.spacing(usual_grid(spec, process))?;
     if is_on_entries(spacing.kind) {
-        enough_steps(spec, steps)?;
-        return on_points(spec, on_entries(spacing.kind, spec, grid, steps, process)?, None, process);
+        return on_points(spec, grid, on_entries(spacing.kind, spec, grid, steps, process)?, None, process);
     }
-    let (high, low) = grid.range(process)?;
-    let zero = grid.terminal.unwrap_or(usual_terminal(spec, process)) == Terminal::Zero;
+    let table = grid.table.unwrap_or_default();
+    let (high, low) = match table.ends {
+        Some(kind) => ends_of(kind, spec, grid, steps, process)?,
+        None => grid.range(process)?,
+    };
+    let terminal = grid.terminal.unwrap_or(usual_terminal(spec, process));
     // A process that has no noise at t_min ends there by itself.
     let ends_clean = process.sigma(low) == 0.0;
     // The step onto clean data is one of the steps, unless it is a denoising call on top.
-    let inside = if zero && !ends_clean { steps - 1 } else { steps };
+    let inside = if terminal != Terminal::TMin && !ends_clean { steps - 1 } else { steps };
     let order = spec.order()?;
     let mut chosen = None;
-    let mut times = match spec.method() {
+    let times = match spec.method() {
         _ if inside == 0 => vec![high],
-        Method::Multistep => {
-            enough_steps(spec, steps)?;
-            spacing.between(process, high, low, inside)?
-        }
+        Method::Multistep | Method::SinglestepNodes => spacing.between(process, high, low, inside)?,
         Method::SinglestepFixed => {
             if inside < order {
                 return Err(Error::usage(format!("{inside} model calls are too few"))
@@ -180,29 +189,50 @@ fn with_steps(spec: &SolverSpec, grid: &GridSpec, steps: usize, process: &dyn Pr
             times
         }
     };
-    let clean = (zero || spec.denoise) && !ends_clean;
-    let mut points = times.drain(..).map(|t| point(process, t)).collect::<Result<Vec<_>>>()?;
-    if clean {
+    let times = grid.shifted(process, times)?;
+    let mut points = times
+        .into_iter()
+        .map(|t| Ok(told(process, point(process, t)?, table.time)))
+        .collect::<Result<Vec<_>>>()?;
+    if terminal == Terminal::SigmaMin && !ends_clean {
+        points.push(point(process, process.span().min)?);
+    }
+    if (terminal == Terminal::Zero || spec.denoise) && !ends_clean {
         points.push(Point::clean());
     }
-    on_points(spec, points, chosen.map(|list| (list, spacing)), process)
+    on_points(spec, grid, points.into(), chosen.map(|list| (list, spacing)), process)
+}
+
+/// Standard deviation of the state from which a run starts.
+fn start_std(grid: &GridSpec, process: &dyn Process, first: &Point) -> f64 {
+    match grid.start {
+        Some(Start::Noise) => first.sigma,
+        Some(Start::UnitData) => first.alpha.hypot(first.sigma),
+        None => process.prior_std(first.t),
+    }
 }
 
 /// A run on the points given.
 fn on_points(
     spec: &SolverSpec,
-    points: Vec<Point>,
+    grid: &GridSpec,
+    nodes: Nodes,
     list: Option<(Vec<usize>, Spacing)>,
     process: &dyn Process,
 ) -> Result<Plan> {
-    let solver = build(spec, &points, list, process)?;
-    let nfe = (0..points.len() - 1).map(|i| solver.calls(&points, i)).sum();
+    let points = &nodes.points;
+    let solver = build(spec, points, list, process)?;
+    let nfe = (0..points.len() - 1).map(|i| solver.calls(points, i)).sum();
+    // The reference's DDIM thresholds by itself.
+    let by_itself = spec.name == SolverName::Ddim && spec.compat == Compat::Reference;
     Ok(Plan {
-        prior_std: process.prior_std(points[0].t),
+        start_std: start_std(grid, process, &points[0]),
+        probe: Point::new(process, points[0].t),
         solver,
-        points,
+        inner: grid.table.unwrap_or_default().inner,
+        nodes,
         nfe: Some(nfe),
-        threshold: spec.threshold,
+        threshold: spec.threshold.filter(|_| !by_itself),
     })
 }
 
@@ -237,7 +267,15 @@ fn adaptive(spec: &SolverSpec, grid: &GridSpec, process: &dyn Process) -> Result
     if clean {
         points.push(Point::clean());
     }
-    Ok(Plan { prior_std: process.prior_std(high), solver, points, nfe: None, threshold: spec.threshold })
+    Ok(Plan {
+        start_std: start_std(grid, process, &points[0]),
+        probe: points[0],
+        solver,
+        inner: TimeRule::Exact,
+        nodes: points.into(),
+        nfe: None,
+        threshold: spec.threshold,
+    })
 }
 
 impl Plan {
@@ -250,19 +288,19 @@ impl Plan {
     /// The grid; for adaptive solvers its ends.
     #[must_use]
     pub fn points(&self) -> &[Point] {
-        &self.points
+        &self.nodes.points
     }
 
     /// Where the run starts.
     #[must_use]
     pub fn start_point(&self) -> Point {
-        self.points[0]
+        self.nodes.points[0]
     }
 
     /// Standard deviation of the state from which the run starts: it is this times a unit normal.
     #[must_use]
     pub fn start_std(&self) -> f64 {
-        self.prior_std
+        self.start_std
     }
 
     /// Whether noise is drawn on the way.
@@ -286,8 +324,8 @@ impl Plan {
     ) -> Result<Solved> {
         let _no_grad = tch::no_grad_guard();
         let process = model.process();
-        let (start, there) = (self.points[0], Point::new(process, self.points[0].t));
-        let off = (there.alpha - start.alpha).abs() + (there.sigma - start.sigma).abs();
+        let (start, there) = (self.nodes.points[0], Point::new(process, self.probe.t));
+        let off = (there.alpha - self.probe.alpha).abs() + (there.sigma - self.probe.sigma).abs();
         if off > 1e-9 * (1.0 + there.sigma) {
             return Err(Error::usage("the run was planned for another process than the model's"));
         }
@@ -296,7 +334,7 @@ impl Plan {
         let seen: &dyn Denoiser = from_noise.as_ref().map_or(model, |m| m);
         let threshold = self.threshold.map(|spec| Threshold::new(seen, spec));
         let counted = Counted::new(threshold.as_ref().map_or(seen, |m| m));
-        let mut run = Run { model: &counted, cond, noise, points: &self.points };
+        let mut run = Run { model: &counted, cond, noise, nodes: &self.nodes, inner: self.inner };
         let mut steps = 0;
         let x = integrate(self.solver.as_mut(), &mut run, x, &mut |progress| {
             steps = progress.step;

@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 
 use super::{
     Budget, Form, GridKind, GridSpec, Method, SolverName, SolverSpec, SolverType, Tableau, Terminal, Variant,
-    plan,
+    Warmup, plan,
 };
 use crate::denoiser::{Mixture, Prediction};
 use crate::error::Result;
@@ -79,8 +79,8 @@ pub fn registered() -> Vec<Registered> {
     use Convergence::{Ode, Weak};
     use GridKind::{Karras, Logsnr, Uniform};
     use SolverName::{
-        Ddim, Ddpm, Deis, Dpm, DpmPp, Edm, Euler, EulerMaruyama, Heun, Ipndm, ReverseDiffusion, SdeDpmPp,
-        Unipc,
+        Ddim, Ddpm, Deis, Dpm, DpmPp, DpmPpSde, Edm, Euler, EulerMaruyama, Heun, Ipndm, Kdpm2, Lms, Pndm,
+        ReverseDiffusion, SdeDpmPp, Unipc,
     };
     let new = SolverSpec::new;
     let order = |name, order| SolverSpec { order: Some(order), ..new(name) };
@@ -100,7 +100,8 @@ pub fn registered() -> Vec<Registered> {
         ..order(Unipc, k)
     };
     let sde = |k, form, kind| SolverSpec { form: Some(form), solver_type: Some(kind), ..order(SdeDpmPp, k) };
-    let (multi, single) = (Method::Multistep, Method::SinglestepFixed);
+    let (multi, single, nodes) = (Method::Multistep, Method::SinglestepFixed, Method::SinglestepNodes);
+    let kdpm2 = |form, eta| SolverSpec { form: Some(form), eta: Some(eta), ..new(Kdpm2) };
     let (mid, heun) = (SolverType::Midpoint, SolverType::Heun);
     let list: Vec<(&'static str, SolverSpec, GridKind, f64, Convergence)> = vec![
         ("ddim", new(Ddim), Logsnr, 1.0, Ode),
@@ -121,6 +122,12 @@ pub fn registered() -> Vec<Registered> {
         ("dpm++ 2 multistep", dpm(DpmPp, 2, multi, mid), Logsnr, 2.0, Ode),
         ("dpm++ 2 multistep heun", dpm(DpmPp, 2, multi, heun), Logsnr, 2.0, Ode),
         ("dpm++ 3 multistep", dpm(DpmPp, 3, multi, mid), Logsnr, 3.0, Ode),
+        ("dpm 2 on nodes", dpm(Dpm, 2, nodes, heun), Logsnr, 2.0, Ode),
+        ("dpm 3 on nodes", dpm(Dpm, 3, nodes, heun), Logsnr, 3.0, Ode),
+        ("dpm++ 2 on nodes", dpm(DpmPp, 2, nodes, mid), Logsnr, 2.0, Ode),
+        ("dpm++ 3 on nodes", dpm(DpmPp, 3, nodes, mid), Logsnr, 3.0, Ode),
+        ("kdpm2", kdpm2(Form::Noise, 0.0), Logsnr, 2.0, Ode),
+        ("kdpm2 data", kdpm2(Form::Data, 0.0), Logsnr, 2.0, Ode),
         ("deis tab 0", deis(Variant::Tab, 0), Karras, 1.0, Ode),
         ("deis tab 1", deis(Variant::Tab, 1), Karras, 2.0, Ode),
         ("deis tab 2", deis(Variant::Tab, 2), Karras, 3.0, Ode),
@@ -140,6 +147,12 @@ pub fn registered() -> Vec<Registered> {
         ("deis rhork ssp3", rk(Tableau::Ssp3), Karras, 3.0, Ode),
         ("deis rhork rk4", rk(Tableau::Rk4), Karras, 4.0, Ode),
         ("ipndm 1", order(Ipndm, 1), Uniform, 1.0, Ode),
+        ("pndm", new(Pndm), Uniform, 2.0, Ode),
+        ("plms", SolverSpec { warmup: Some(Warmup::Heun), ..new(Pndm) }, Uniform, 2.0, Ode),
+        ("lms 1", order(Lms, 1), Karras, 1.0, Ode),
+        ("lms 2", order(Lms, 2), Karras, 2.0, Ode),
+        ("lms 3", order(Lms, 3), Karras, 3.0, Ode),
+        ("lms 4", order(Lms, 4), Karras, 4.0, Ode),
         ("unip 2 bh2", unipc(2, Form::Data, SolverType::Bh2, false), Logsnr, 2.0, Ode),
         ("unip 3 bh2", unipc(3, Form::Data, SolverType::Bh2, false), Logsnr, 3.0, Ode),
         ("unipc 1 bh2", unipc(1, Form::Data, SolverType::Bh2, true), Logsnr, 2.0, Ode),
@@ -153,6 +166,9 @@ pub fn registered() -> Vec<Registered> {
         ("reverse-diffusion", new(ReverseDiffusion), Logsnr, 1.0, Weak),
         ("ddpm", new(Ddpm), Logsnr, 1.0, Weak),
         ("ddim eta 0.5", SolverSpec { eta: Some(0.5), ..new(Ddim) }, Logsnr, 1.0, Weak),
+        ("kdpm2 ancestral", kdpm2(Form::Noise, 1.0), Logsnr, 2.0, Weak),
+        ("kdpm2 data ancestral", kdpm2(Form::Data, 1.0), Logsnr, 2.0, Weak),
+        ("dpm++-sde", new(DpmPpSde), Logsnr, 2.0, Weak),
         ("sde-dpm++ 1", sde(1, Form::Data, mid), Logsnr, 1.0, Weak),
         ("sde-dpm++ 2", sde(2, Form::Data, mid), Logsnr, 2.0, Weak),
         ("sde-dpm++ 2 heun", sde(2, Form::Data, heun), Logsnr, 2.0, Weak),
@@ -262,7 +278,8 @@ fn error_of(entry: &Registered, name: ProcessName, steps: usize) -> Result<f64> 
             let std = 0.5;
             let variance = |p: &Point| (p.alpha * std).powi(2) + p.sigma.powi(2);
             let model = Mixture::one_dimensional(process, Prediction::Eps, &[(1.0, 0.0, std)])?;
-            let rows = steps as i64 + 1;
+            let draws = if entry.spec.name == SolverName::DpmPpSde { 2 } else { 1 };
+            let rows = (draws * steps) as i64 + 1;
             let x = Tensor::f_zeros([rows, 1], (Kind::Double, tch::Device::Cpu))?;
             let _ = x.f_narrow(0, 0, 1)?.f_fill_(variance(&from).sqrt())?;
             let got = plan.run(&model, &cond, x, &mut Impulses(0), &mut |_| Ok(()))?.x;

@@ -110,7 +110,7 @@ impl Solver for RhoRk {
             } else if (node - 1.0).abs() < 1e-12 {
                 t
             } else {
-                Point::at_lambda(run.process(), -(s.rho() + node * change).ln())?
+                run.at_lambda(-(s.rho() + node * change).ln())?
             };
             let slope = if row.is_empty() {
                 run.predict(Prediction::Eps, &x, at)?

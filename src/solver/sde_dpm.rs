@@ -9,7 +9,7 @@
 
 use tch::Tensor;
 
-use super::dpm_multistep::{derivatives, order_of_step, remember, usable};
+use super::dpm_multistep::{Lowering, derivatives, order_of_step, remember, usable};
 use super::exponential::{Past, combine_each, first_order, is_inner};
 use super::{Compat, Form, Run, Solver, SolverType};
 use crate::error::Result;
@@ -26,7 +26,7 @@ pub(super) struct SdeDpm {
     /// 1, 2 or 3.
     pub order: usize,
     /// Whether the last steps lower the order.
-    pub lower_final: bool,
+    pub lowering: Lowering,
     /// Which third-order coefficients.
     pub compat: Compat,
     /// The last predictions, newest first.
@@ -94,7 +94,8 @@ impl Solver for SdeDpm {
         };
         remember(&mut self.past, Past { at: s, m }, self.order);
         let z = run.normal(&x)?;
-        let order = order_of_step(self.order, usable(&self.past).max(1), run.steps() - i, self.lower_final);
+        let order = order_of_step(self.order, usable(&self.past).max(1), run.steps() - i, self.lowering);
+        let order = if t.lambda == s.lambda { 1 } else { order };
         let [cx, cm, c1, c2, cz] = self.factors(&s, &t, order);
         let past = &self.past[..order];
         match past {

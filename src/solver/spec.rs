@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Tableau;
 use super::options::{
-    Churn, Compat, Control, Form, Langevin, LowerOrderFinal, Method, SolverType, Variance, Variant,
+    Churn, Compat, Control, Form, Langevin, LowerOrderFinal, Method, SolverType, Variance, Variant, Warmup,
 };
 use crate::denoiser::ThresholdSpec;
 use crate::error::{Error, Result};
@@ -23,9 +23,9 @@ pub enum SolverName {
     #[serde(alias = "em")]
     #[value(alias = "em")]
     EulerMaruyama,
-    /// DDPM's ancestral sampling.
-    #[serde(alias = "ancestral")]
-    #[value(alias = "ancestral")]
+    /// DDPM's ancestral sampling, which is Euler's with noise (euler-ancestral) in any coordinates.
+    #[serde(alias = "ancestral", alias = "euler-ancestral", alias = "euler-a")]
+    #[value(aliases = ["ancestral", "euler-ancestral", "euler-a"])]
     Ddpm,
     /// Reverse diffusion: the predictor of score-based sampling.
     #[serde(alias = "pc")]
@@ -43,10 +43,24 @@ pub enum SolverName {
     #[serde(rename = "sde-dpm++", alias = "sde-dpmpp")]
     #[value(name = "sde-dpm++", alias = "sde-dpmpp")]
     SdeDpmPp,
+    /// DPM-Solver++ SDE: stochastic singlestep of order 2 along a Brownian path.
+    #[serde(rename = "dpm++-sde", alias = "dpmpp-sde")]
+    #[value(name = "dpm++-sde", alias = "dpmpp-sde")]
+    DpmPpSde,
+    /// DPM-Solver-2 in the grid's own steps, two calls each; with `eta`, ancestral.
+    #[serde(alias = "dpm-2")]
+    #[value(alias = "dpm-2")]
+    Kdpm2,
     /// DEIS: exponential Adams-Bashforth and Runge-Kutta methods.
     Deis,
     /// iPNDM: Adams-Bashforth weights of equal steps.
     Ipndm,
+    /// PNDM: the same after pseudo Runge-Kutta steps.
+    #[serde(alias = "plms")]
+    #[value(alias = "plms")]
+    Pndm,
+    /// Linear multistep (Adams-Bashforth) in the noise level.
+    Lms,
     /// UniPC: predictor and corrector.
     Unipc,
     /// EDM's Heun sampler with churn.
@@ -75,8 +89,12 @@ impl SolverName {
             SolverName::Dpm => "dpm",
             SolverName::DpmPp => "dpm++",
             SolverName::SdeDpmPp => "sde-dpm++",
+            SolverName::DpmPpSde => "dpm++-sde",
+            SolverName::Kdpm2 => "kdpm2",
             SolverName::Deis => "deis",
             SolverName::Ipndm => "ipndm",
+            SolverName::Pndm => "pndm",
+            SolverName::Lms => "lms",
             SolverName::Unipc => "unipc",
             SolverName::Edm => "edm",
             SolverName::Rk45 => "rk45",
@@ -107,7 +125,7 @@ pub struct SolverSpec {
     /// Second-order coefficients (dpm, dpm++, sde-dpm++, dpm-adaptive) or B(h) (unipc).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub solver_type: Option<SolverType>,
-    /// Noise or data form (sde-dpm++, unipc, dpm-adaptive).
+    /// Noise or data form (sde-dpm++, unipc, kdpm2, dpm-adaptive).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub form: Option<Form>,
     /// Member of the family (deis).
@@ -116,7 +134,7 @@ pub struct SolverSpec {
     /// Runge-Kutta tableau (deis, variant rhork).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tableau: Option<Tableau>,
-    /// Share of the noise (ddim: default 0; euler-maruyama: default 1).
+    /// Share of the noise (ddim, kdpm2: default 0; euler-maruyama, dpm++-sde: default 1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta: Option<f64>,
     /// Variance of the noise (ddpm).
@@ -131,10 +149,17 @@ pub struct SolverSpec {
     /// Whether predicted points are corrected (unipc; default yes).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corrector: Option<bool>,
+    /// How the first steps are made (pndm; default runge-kutta).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<Warmup>,
     /// Lower order in the last steps (dpm and dpm++ multistep, sde-dpm++, unipc, deis logrho).
     #[serde(default)]
     pub lower_order_final: LowerOrderFinal,
-    /// Keep known defects of published code (euler, heun, euler-maruyama, reverse-diffusion, dpm, dpm++, sde-dpm++).
+    /// Whether the very last step is of first order in any case (dpm and dpm++ multistep, sde-dpm++).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub euler_at_final: bool,
+    /// Keep known defects of published code (ddim, ddpm, pndm, euler, heun, euler-maruyama,
+    /// reverse-diffusion, dpm, dpm++, sde-dpm++, deis).
     #[serde(default)]
     pub compat: Compat,
     /// Relative tolerance (rk45: 1e-5; dpm-adaptive: 0.05).
@@ -171,7 +196,9 @@ impl SolverSpec {
             churn: None,
             langevin: None,
             corrector: None,
+            warmup: None,
             lower_order_final: LowerOrderFinal::Auto,
+            euler_at_final: false,
             compat: Compat::None,
             rtol: None,
             atol: None,
@@ -184,8 +211,11 @@ impl SolverSpec {
     /// Noise or data form, where the solver has one.
     pub(super) fn form(&self) -> Option<Form> {
         match self.name {
-            SolverName::Dpm | SolverName::Deis | SolverName::Ipndm => Some(Form::Noise),
-            SolverName::DpmPp => Some(Form::Data),
+            SolverName::Dpm | SolverName::Deis | SolverName::Ipndm | SolverName::Pndm | SolverName::Lms => {
+                Some(Form::Noise)
+            }
+            SolverName::DpmPp | SolverName::DpmPpSde => Some(Form::Data),
+            SolverName::Kdpm2 => Some(self.form.unwrap_or(Form::Noise)),
             SolverName::SdeDpmPp | SolverName::Unipc => Some(self.form.unwrap_or(Form::Data)),
             SolverName::DpmAdaptive => Some(self.form.unwrap_or(Form::Noise)),
             _ => None,
@@ -216,7 +246,9 @@ impl SolverSpec {
             SolverName::Unipc => (1..=3, 3),
             SolverName::Edm => (1..=2, 2),
             SolverName::DpmAdaptive => (2..=3, 3),
-            SolverName::Ipndm => (1..=4, 4),
+            SolverName::Ipndm | SolverName::Lms => (1..=4, 4),
+            SolverName::Kdpm2 | SolverName::DpmPpSde => (2..=2, 2),
+            SolverName::Pndm => (4..=4, 4),
             SolverName::Deis => match self.variant() {
                 Variant::Tab | Variant::Rhoab => (0..=3, 3),
                 Variant::Logrho => (1..=3, 3),
@@ -253,26 +285,28 @@ impl SolverSpec {
     /// Checks that every setting given is one the solver has, and is in its range.
     pub(super) fn validate(&self) -> Result<()> {
         use SolverName::{
-            Ddim, Ddpm, Deis, Dpm, DpmAdaptive, DpmPp, Edm, Euler, EulerMaruyama, Heun, ReverseDiffusion,
-            Rk45, SdeDpmPp, Unipc,
+            Ddim, Ddpm, Deis, Dpm, DpmAdaptive, DpmPp, DpmPpSde, Edm, Euler, EulerMaruyama, Heun, Kdpm2,
+            Pndm, ReverseDiffusion, Rk45, SdeDpmPp, Unipc,
         };
         let multistep = [Dpm, DpmPp, SdeDpmPp, Unipc, Deis];
-        let given: [(&str, bool, &[SolverName]); 14] = [
+        let given: [(&str, bool, &[SolverName]); 16] = [
             ("method", self.method.is_some(), &[Dpm, DpmPp]),
             ("solver-type", self.solver_type.is_some(), &[Dpm, DpmPp, SdeDpmPp, Unipc, DpmAdaptive]),
-            ("form", self.form.is_some(), &[SdeDpmPp, Unipc, DpmAdaptive]),
+            ("form", self.form.is_some(), &[SdeDpmPp, Unipc, Kdpm2, DpmAdaptive]),
             ("variant", self.variant.is_some(), &[Deis]),
             ("tableau", self.tableau.is_some(), &[Deis]),
-            ("eta", self.eta.is_some(), &[Ddim, EulerMaruyama]),
+            ("eta", self.eta.is_some(), &[Ddim, EulerMaruyama, Kdpm2, DpmPpSde]),
             ("variance", self.variance.is_some(), &[Ddpm]),
             ("churn", self.churn.is_some(), &[Edm]),
             ("langevin", self.langevin.is_some(), &[ReverseDiffusion, EulerMaruyama, Ddpm]),
             ("corrector", self.corrector.is_some(), &[Unipc]),
+            ("warm-up", self.warmup.is_some(), &[Pndm]),
+            ("euler-at-final", self.euler_at_final, &[Dpm, DpmPp, SdeDpmPp]),
             ("lower-order-final", self.lower_order_final != LowerOrderFinal::Auto, &multistep),
             (
                 "compat",
                 self.compat != Compat::None,
-                &[Euler, Heun, EulerMaruyama, ReverseDiffusion, Dpm, DpmPp, SdeDpmPp, Deis],
+                &[Ddim, Ddpm, Pndm, Euler, Heun, EulerMaruyama, ReverseDiffusion, Dpm, DpmPp, SdeDpmPp, Deis],
             ),
             ("rtol and atol", self.rtol.is_some() || self.atol.is_some(), &[Rk45, DpmAdaptive]),
             ("control", self.control != Control::Sample, &[Rk45, DpmAdaptive]),
@@ -304,7 +338,8 @@ impl SolverSpec {
         }
         if let Some(threshold) = self.threshold {
             threshold.validate()?;
-            if self.form() == Some(Form::Noise) {
+            // Published code thresholds the data and makes it noise again.
+            if self.form() == Some(Form::Noise) && self.compat != Compat::Reference {
                 return Err(Error::usage("thresholding needs a solver that works with the predicted data")
                     .at("--threshold")
                     .why(format!("{} works with the predicted noise", self.name.as_str()))
@@ -319,9 +354,9 @@ impl SolverSpec {
                 );
             }
         }
-        if self.eta.is_some_and(|eta| !(0.0..=if self.name == Ddim { 1.0 } else { f64::MAX }).contains(&eta))
-        {
-            let why = if self.name == Ddim { "it must be from 0 to 1" } else { "it must not be negative" };
+        let largest = if self.name == EulerMaruyama { f64::MAX } else { 1.0 };
+        if self.eta.is_some_and(|eta| !(0.0..=largest).contains(&eta)) {
+            let why = if largest > 1.0 { "it must not be negative" } else { "it must be from 0 to 1" };
             return Err(Error::usage("bad eta").at("--eta").why(why));
         }
         if let Some(langevin) = self.langevin

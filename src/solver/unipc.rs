@@ -8,7 +8,7 @@
 
 use tch::Tensor;
 
-use super::dpm_multistep::{order_of_step, remember, usable};
+use super::dpm_multistep::{Lowering, order_of_step, remember, usable};
 use super::exponential::{Past, first_order, is_inner, weights};
 use super::{Form, Run, Solver, SolverType};
 use crate::error::{Error, Result};
@@ -25,7 +25,7 @@ pub(super) struct UniPc {
     /// 1, 2 or 3.
     pub order: usize,
     /// Whether the last steps lower the order.
-    pub lower_final: bool,
+    pub lowering: Lowering,
     /// Whether predicted points are corrected.
     pub corrector: bool,
     /// The last predictions, newest first.
@@ -126,8 +126,8 @@ impl Solver for UniPc {
             return combine(&[((t.alpha / s.alpha).into(), &x), ((-t.alpha * s.rho()).into(), &m)]);
         }
         remember(&mut self.past, Past { at: s, m }, self.order);
-        let order = if is_inner(&s, &t) {
-            order_of_step(self.order, usable(&self.past), run.steps() - i, self.lower_final)
+        let order = if is_inner(&s, &t) && t.lambda != s.lambda {
+            order_of_step(self.order, usable(&self.past), run.steps() - i, self.lowering)
         } else {
             1
         };

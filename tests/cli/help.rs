@@ -2,11 +2,12 @@
 
 use super::world::Transcript;
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "train",
     "sample",
     "eval-fid",
     "ref-stats",
+    "convert",
     "inspect",
     "selftest",
     "bench",

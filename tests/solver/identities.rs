@@ -128,8 +128,13 @@ fn one_run_in_all_coordinates() {
         ProcessName::Ve,
         ProcessName::Ddpm,
     ];
-    let in_time =
-        [SolverName::Euler, SolverName::Heun, SolverName::EulerMaruyama, SolverName::ReverseDiffusion];
+    let in_time = [
+        SolverName::Euler,
+        SolverName::Heun,
+        SolverName::EulerMaruyama,
+        SolverName::ReverseDiffusion,
+        SolverName::Pndm,
+    ];
     let mut compared = 0;
     for entry in registered() {
         if in_time.contains(&entry.spec.name) || entry.label.starts_with("deis tab") {

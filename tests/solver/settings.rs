@@ -327,7 +327,7 @@ fn a_run_can_be_watched_and_stopped() {
 fn thresholds_hold_and_count_no_calls() {
     let model = exact(Box::new(Vp::default()), Prediction::Eps, &[(1.0, 3.0, 0.1)]);
     let spec = SolverSpec {
-        threshold: Some(ThresholdSpec { quantile: None, max: 1.0 }),
+        threshold: Some(ThresholdSpec { quantile: None, ..ThresholdSpec::default() }),
         denoise: true,
         ..SolverSpec::new(SolverName::DpmPp)
     };

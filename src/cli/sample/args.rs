@@ -12,7 +12,7 @@ use crate::noise::streams::Rng;
 use crate::recipe::SampleSpec;
 use crate::solver::{
     Budget, Churn, Compat, Control, Form, GridSpec, LowerOrderFinal, Method, SolverName, SolverSpec,
-    SolverType, Tableau, Terminal, Variance, Variant,
+    SolverType, Start, Tableau, Terminal, Variance, Variant, Warmup,
 };
 use crate::torch::runtime::MemoryFormat;
 
@@ -130,7 +130,7 @@ pub struct HowArgs {
     /// Order of the solver
     #[arg(long, value_name = "N")]
     pub order: Option<usize>,
-    /// Grid of times: uniform, logsnr, quadratic, karras, power=P, a file, or a list such as "14.6,7.8,0"
+    /// Grid of times: uniform, logsnr, quadratic, karras, beta, power=P, a file, or a list such as "14.6,7.8,0"
     #[arg(long, alias = "sigmas", value_name = "GRID")]
     pub grid: Option<String>,
     /// Last time
@@ -151,10 +151,16 @@ pub struct HowArgs {
     /// Where the run ends: at the last time, or on clean data
     #[arg(long, value_enum, value_name = "WHERE", hide_short_help = true)]
     pub terminal: Option<Terminal>,
+    /// What the run starts from: noise alone, or data of unit variance with it
+    #[arg(long, value_enum, value_name = "WHAT", hide_short_help = true)]
+    pub start: Option<Start>,
+    /// Moves the times of a flow towards noise, as in t -> S t/(1 + (S - 1) t)
+    #[arg(long, value_name = "S", value_parser = finite, hide_short_help = true)]
+    pub shift: Option<f64>,
     /// Strength of classifier-free guidance; 1 is none
     #[arg(long, aliases = ["cfg-scale", "guidance_scale", "guidance-scale"], value_name = "W", value_parser = finite)]
     pub guidance: Option<f64>,
-    /// Share of the noise (ddim, euler-maruyama)
+    /// Share of the noise (ddim, kdpm2, euler-maruyama, dpm++-sde)
     #[arg(long, value_name = "ETA", value_parser = finite)]
     pub eta: Option<f64>,
     /// How a DPM solver reaches its order (dpm, dpm++)
@@ -163,7 +169,7 @@ pub struct HowArgs {
     /// Second-order coefficients (dpm, dpm++, sde-dpm++), or B(h) of unipc
     #[arg(long, value_enum, value_name = "TYPE", hide_short_help = true)]
     pub solver_type: Option<SolverType>,
-    /// Noise or data form (sde-dpm++, unipc, dpm-adaptive)
+    /// Noise or data form (sde-dpm++, unipc, kdpm2, dpm-adaptive)
     #[arg(long, value_enum, value_name = "FORM", hide_short_help = true)]
     pub form: Option<Form>,
     /// Member of the DEIS family
@@ -172,6 +178,9 @@ pub struct HowArgs {
     /// Runge-Kutta tableau (deis, variant rhork)
     #[arg(long, alias = "rk", value_enum, value_name = "NAME", hide_short_help = true)]
     pub tableau: Option<Tableau>,
+    /// How the first steps are made (pndm)
+    #[arg(long, value_enum, value_name = "NAME", hide_short_help = true)]
+    pub warmup: Option<Warmup>,
     /// Variance of the noise (ddpm)
     #[arg(long, value_enum, value_name = "NAME", hide_short_help = true)]
     pub variance: Option<Variance>,
@@ -242,6 +251,7 @@ impl HowArgs {
         spec.variant = self.variant.or(spec.variant);
         spec.tableau = self.tableau.or(spec.tableau);
         spec.eta = self.eta.or(spec.eta);
+        spec.warmup = self.warmup.or(spec.warmup);
         spec.variance = self.variance.or(spec.variance);
         spec.lower_order_final = self.lower_order_final.unwrap_or(spec.lower_order_final);
         spec.compat = self.compat.unwrap_or(spec.compat);
@@ -259,8 +269,11 @@ impl HowArgs {
             });
         }
         if self.threshold.is_some() || self.threshold_max.is_some() {
-            spec.threshold =
-                Some(ThresholdSpec { quantile: self.threshold, max: self.threshold_max.unwrap_or(1.0) });
+            spec.threshold = Some(ThresholdSpec {
+                quantile: self.threshold,
+                max: self.threshold_max.unwrap_or(1.0),
+                ceiling: None,
+            });
         }
         spec
     }
@@ -277,15 +290,21 @@ impl HowArgs {
             Some(text) => GridSpec { terminal: None, ..read_grid(text)? },
             // The kind of grid belongs to the solver, its ends to the model.
             None if same_solver => own.clone(),
-            None => {
-                GridSpec { kind: None, explicit: None, rho: None, power: None, terminal: None, ..own.clone() }
-            }
+            None => GridSpec {
+                t_min: own.t_min,
+                t_max: own.t_max,
+                sigma_min: own.sigma_min,
+                sigma_max: own.sigma_max,
+                shift: own.shift,
+                ..GridSpec::default()
+            },
         };
         if self.grid.is_some() && grid.explicit.is_none() {
             grid.t_min = own.t_min;
             grid.t_max = own.t_max;
             grid.sigma_min = own.sigma_min;
             grid.sigma_max = own.sigma_max;
+            grid.shift = own.shift;
         }
         if self.t_min.is_some() || self.sigma_min.is_some() {
             (grid.t_min, grid.sigma_min) = (self.t_min, self.sigma_min);
@@ -293,8 +312,16 @@ impl HowArgs {
         if self.t_max.is_some() || self.sigma_max.is_some() {
             (grid.t_max, grid.sigma_max) = (self.t_max, self.sigma_max);
         }
+        let ends = [self.t_min, self.t_max, self.sigma_min, self.sigma_max];
+        if let Some(table) = grid.table.as_mut()
+            && ends.iter().any(Option::is_some)
+        {
+            table.ends = None;
+        }
         grid.rho = self.rho.or(grid.rho);
         grid.terminal = self.terminal.or(grid.terminal);
+        grid.start = self.start.or(grid.start);
+        grid.shift = self.shift.or(grid.shift);
         Ok(grid)
     }
 

@@ -3,7 +3,7 @@
 mod args;
 mod output;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -12,11 +12,12 @@ use tch::{Device, Kind, Tensor};
 
 pub use args::{HowArgs, SampleArgs};
 use args::{Latent, format_of_name};
-use output::{Output, format_of, hex};
+use output::{Output, check_shape, format_of, hex};
 
 use super::Globals;
 use super::ui::Ui;
 use crate::error::{Error, Result};
+use crate::io::bytes::Bytes;
 use crate::io::npz::Npz;
 use crate::io::safetensors;
 use crate::model::card::ModelCard;
@@ -35,16 +36,21 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
         raw: args.raw.spec(),
         format: args.memory_format,
         blocks: globals.deterministic,
+        ..OpenOptions::default()
     };
     let opened = open(&args.model, &options, device)?;
-    let (card, path) = (opened.card.clone(), opened.path.clone());
+    for note in &opened.notes {
+        ui.say(format!("note: {note}"));
+    }
+    let (card, path, files) = (opened.card.clone(), opened.path.clone(), opened.files.clone());
     let model = opened.denoiser()?;
+    check_shape(args, &card.shape)?;
     let settings = settings(&args.how, &card, args)?;
     let classes = classes(args.class.as_deref(), card.classes)?;
     let init =
         args.init_noise.as_deref().map(|file| latents(file, args.seeds.0.len(), &card.shape)).transpose()?;
     let mut sampler = Sampler::new(&model, &card.shape, card.classes, settings.clone(), device)?;
-    let described = describe(args, &card, &path, &settings, &sampler, globals, device)?;
+    let described = describe(args, &card, (&path, &files), &settings, &sampler, globals, device)?;
     let (mut output, done) = Output::open(args, &described)?;
 
     let jobs = jobs(args, &done);
@@ -196,13 +202,16 @@ fn jobs(args: &SampleArgs, done: &std::collections::BTreeSet<u64>) -> Vec<Job> {
 fn describe(
     args: &SampleArgs,
     card: &ModelCard,
-    path: &Path,
+    (path, files): (&Path, &[PathBuf]),
     settings: &Settings,
     sampler: &Sampler<'_>,
     globals: &Globals,
     device: Device,
 ) -> Result<Value> {
-    let file = std::fs::read(path).map_err(|e| Error::read(path, &e))?;
+    let mut hash = Sha256::new();
+    for file in files {
+        hash.update(&*Bytes::map(file)?);
+    }
     let to_json = |value: serde_json::Result<Value>| {
         value.map_err(|e| Error::run("cannot write the settings").why(e.to_string()))
     };
@@ -210,7 +219,7 @@ fn describe(
     Ok(json!({
         "gen": env!("CARGO_PKG_VERSION"),
         "model": path.file_name().map(|name| name.to_string_lossy()),
-        "model_sha256": hex(&Sha256::digest(&file)),
+        "model_sha256": hex(&hash.finalize()),
         "trained": to_json(serde_json::to_value(&card.trained))?,
         "process": to_json(serde_json::to_value(&card.process))?,
         "solver": to_json(serde_json::to_value(&settings.solver))?,

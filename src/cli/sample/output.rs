@@ -92,7 +92,9 @@ impl Output {
         }
         match &mut self.place {
             Place::Arrays { format, images, classes, .. } => {
-                images.push(if *format == Format::Npz { bytes } else { host });
+                // Latents of an autoencoder are no pictures: they stay unquantised.
+                let exact = *format == Format::Safetensors || !is_picture(&host.size()[1..]);
+                images.push(if exact { host } else { bytes });
                 classes.extend(drawn.classes.iter().flatten());
             }
             Place::Stdout { image, images } => {
@@ -169,17 +171,45 @@ impl Output {
     }
 }
 
+/// Whether samples of this shape are pictures: grey, or of three colours.
+fn is_picture(shape: &[i64]) -> bool {
+    matches!(shape, [1 | 3, _, _])
+}
+
+/// Fails where samples of `shape` cannot be written as the flags ask.
+///
+/// # Errors
+/// A usage error for pictures of samples that are none.
+pub fn check_shape(args: &SampleArgs, shape: &[i64]) -> Result<()> {
+    let place = match (format_of(args), &args.grid_image) {
+        _ if is_picture(shape) => return Ok(()),
+        (Format::Png, _) => "--format png",
+        (_, Some(_)) => "--grid-image",
+        _ => return Ok(()),
+    };
+    let what = match shape {
+        [channels, _, _] => format!("samples of {channels} channels are no pictures"),
+        _ => format!("samples of shape {shape:?} are no pictures"),
+    };
+    Err(Error::usage(what)
+        .at(place)
+        .why("they are latents of an autoencoder, which gen does not decode")
+        .hint("--format npz or --format safetensors writes them as they are"))
+}
+
 fn contact_sheet(images: &[Tensor]) -> Result<Picture> {
     let all = Tensor::f_cat(images, 0)?;
     let n = all.size()[0].min(SHEET as i64);
     sheet::contact_sheet(&all.f_narrow(0, 0, n)?, &sheet::Layout::default())
 }
 
+/// Pictures as u8 [N, H, W, C], other samples as f32 [N, C, H, W].
 fn write_npz(path: &Path, images: &Tensor, classes: &[i64]) -> Result<()> {
-    let nhwc = images.f_permute([0, 2, 3, 1])?.f_contiguous()?;
+    let exact = images.f_kind()? != Kind::Uint8;
+    let nhwc = if exact { images.shallow_clone() } else { images.f_permute([0, 2, 3, 1])?.f_contiguous()? };
     let shape: Vec<usize> = nhwc.size().iter().map(|n| *n as usize).collect();
     npz::write(path, |out| {
-        out.start("arr_0", Dtype::U8, &shape)?;
+        out.start("arr_0", if exact { Dtype::F32 } else { Dtype::U8 }, &shape)?;
         for i in 0..shape[0] {
             out.data(&bytes::tensor_to_bytes(&nhwc.f_get(i as i64)?)?)?;
         }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::net::store::Path;
 
 /// `softmax(q k^T / sqrt d) v` for `q`, `k`, `v` `[B, L, heads d]`, to `[B, L, heads d]`.
-fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: i64) -> Result<Tensor> {
+pub(in crate::net) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: i64) -> Result<Tensor> {
     let split = |t: &Tensor| -> Result<Tensor> {
         let size = t.size();
         Ok(t.f_view([-1, size[1], heads, size[2] / heads])?.f_transpose(1, 2)?)
@@ -56,12 +56,26 @@ impl PackedAttention {
     /// # Errors
     /// Where `heads` does not divide `channels`, a name is taken, or libtorch fails.
     pub fn new(p: &Path, channels: i64, heads: i64, groups: i64, eps: f64) -> Result<Self> {
+        let gain = (Init::XavierUniform(0.2f64.sqrt()), Init::ZEROS);
+        Self::with(p, channels, heads, (groups, eps), gain, (Init::XavierUniform(1e-5), Init::ZEROS))
+    }
+
+    /// The same with first values (weight, bias) of `qkv` and of `proj`; `norm` is (groups, eps).
+    ///
+    /// # Errors
+    /// As [`PackedAttention::new`].
+    pub fn with(
+        p: &Path,
+        channels: i64,
+        heads: i64,
+        norm: (i64, f64),
+        qkv: (Init, Init),
+        proj: (Init, Init),
+    ) -> Result<Self> {
         check_heads(channels, heads)?;
-        let norm = GroupNorm::new(&(p / "norm2"), groups, channels, eps)?;
-        let gain = Init::XavierUniform(0.2f64.sqrt());
-        let qkv = Conv2d::with(&(p / "qkv"), channels, 3 * channels, 1, gain, Init::ZEROS)?;
-        let proj =
-            Conv2d::with(&(p / "proj"), channels, channels, 1, Init::XavierUniform(1e-5), Init::ZEROS)?;
+        let norm = GroupNorm::new(&(p / "norm2"), norm.0, channels, norm.1)?;
+        let qkv = Conv2d::with(&(p / "qkv"), channels, 3 * channels, 1, qkv.0, qkv.1)?;
+        let proj = Conv2d::with(&(p / "proj"), channels, channels, 1, proj.0, proj.1)?;
         Ok(PackedAttention { norm, qkv, proj, heads, channels })
     }
 

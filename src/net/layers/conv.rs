@@ -88,7 +88,7 @@ pub struct FirConv2d {
 }
 
 impl FirConv2d {
-    /// `kernel` 0 resamples only; then `input` must equal `out`.
+    /// A layer with first values `(weight, bias)`. `kernel` 0 resamples only; then `input` must equal `out`.
     ///
     /// # Errors
     /// Where a name is taken, the filter cannot be used, or libtorch fails.
@@ -96,15 +96,14 @@ impl FirConv2d {
         p: &Path,
         (input, out): (i64, i64),
         kernel: i64,
-        weight: Init,
+        (weight, bias): (Init, Init),
         resample: Resample,
         taps: &[f64],
     ) -> Result<Self> {
         if kernel == 0 && input != out {
             return Err(Error::model(format!("resampling cannot turn {input} channels into {out}")));
         }
-        let conv =
-            (kernel > 0).then(|| Conv2d::with(p, input, out, kernel, weight, Init::ZEROS)).transpose()?;
+        let conv = (kernel > 0).then(|| Conv2d::with(p, input, out, kernel, weight, bias)).transpose()?;
         let fir = (resample != Resample::Keep).then(|| Fir::new(p, taps)).transpose()?;
         Ok(FirConv2d { conv, kernel, fir, resample, conv_first: false })
     }

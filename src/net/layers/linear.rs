@@ -44,6 +44,6 @@ impl Linear {
 
 /// Bound of PyTorch's default bias, `1/sqrt(fan_in)`.
 #[allow(clippy::cast_precision_loss)]
-pub(super) fn bias_bound(fan_in: i64) -> f64 {
+pub(in crate::net) fn bias_bound(fan_in: i64) -> f64 {
     (fan_in as f64).sqrt().recip()
 }

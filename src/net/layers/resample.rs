@@ -147,7 +147,7 @@ mod tests {
         // full margin at stride 1, then the 3x3 convolution with stride 2 and no padding.
         let store = Store::new(Device::Cpu, Kind::Double, 9);
         let taps = [1.0, 3.0, 3.0, 1.0];
-        let init = Init::XavierUniform(1.0);
+        let init = (Init::XavierUniform(1.0), Init::ZEROS);
         let layer =
             FirConv2d::new(&store.root(), (2, 5), 3, init, Resample::Down, &taps).unwrap().conv_first();
         let x = noise(&[1, 2, 8, 8], 5);

@@ -1,0 +1,77 @@
+//! From a path to a card and the tensors it speaks of.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use tch::Tensor;
+
+use super::card::{KEY, ModelCard};
+use super::dit_folder;
+use super::foreign::{self, Layout};
+use super::kind::FileKind;
+use super::open::{OpenOptions, weights_of};
+use super::source::Source;
+use crate::error::{Error, Kind, Result};
+use crate::io::safetensors;
+
+/// A model that is read but not built.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What it is.
+    pub card: ModelCard,
+    /// Its weights on the CPU, by the names of this project's network.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// All files they came from.
+    pub files: Vec<PathBuf>,
+    /// What had to be assumed, for people to read.
+    pub notes: Vec<String>,
+}
+
+/// Reads the model at `path`.
+///
+/// # Errors
+/// A model error where it is missing, damaged, or of a kind that has no card and tensors.
+pub fn load(path: &Path, options: &OpenOptions) -> Result<Loaded> {
+    let kind = FileKind::of(path)?;
+    if matches!(kind, FileKind::Run | FileKind::HuggingFace) {
+        says_itself(path, kind.name(), options)?;
+    }
+    let file = match kind {
+        FileKind::Safetensors => path.to_path_buf(),
+        FileKind::Run => weights_of(path, options.weights.as_deref())?,
+        FileKind::Checkpoint => return foreign::read(path, options),
+        FileKind::HuggingFace if dit_folder::is_one(path) => return dit_folder::read(path),
+        other => {
+            return Err(Error::model(format!("cannot run a {}", other.name())).at(path.display()).hint(
+                "this release runs snapshots and run folders of `gen train`, and checkpoints of EDM, \
+                 score_sde, DiT and SiT",
+            ));
+        }
+    };
+    snapshot(&file, options).map_err(|e| e.at(file.display()))
+}
+
+fn snapshot(path: &Path, options: &OpenOptions) -> Result<Loaded> {
+    let file = safetensors::File::open(path).map_err(|e| e.kinded(Kind::Model))?;
+    if !file.metadata().contains_key(KEY) {
+        // Perhaps the tensors of another project's checkpoint.
+        let source = Source::open(path)?;
+        if let Some(layout) = Layout::of(&source) {
+            return foreign::read_as(layout, &source, options);
+        }
+    }
+    let card = ModelCard::of(&file)?;
+    says_itself(path, "snapshot", options)?;
+    let tensors = file.tensors().map_err(|e| e.kinded(Kind::Model))?;
+    Ok(Loaded { card, tensors, files: vec![path.to_owned()], notes: Vec::new() })
+}
+
+/// Refuses what is said by hand of a model that says it itself.
+fn says_itself(path: &Path, what: &str, options: &OpenOptions) -> Result<()> {
+    if options.raw.is_empty() {
+        return Ok(());
+    }
+    Err(Error::usage(format!("the {what} says itself what it is")).at(path.display()).hint(
+        "leave --process, --prediction, --shape, --time and --classes out; they are for bare modules and checkpoints",
+    ))
+}
