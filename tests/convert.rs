@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 
 use common::{json, outcome, root, run, text};
 use genlib::io::safetensors;
+use genlib::model::card::Range;
 use genlib::model::card::{ModelCard, Trained};
 use genlib::model::convert::{Form, Settings, convert};
 use genlib::model::open::{OpenOptions, Opened, open};
+use genlib::model::raw::RawSpec;
 use genlib::net::spec::NetSpec;
 use genlib::net::store::Store;
 use genlib::net::{Cond, Mode};
@@ -27,7 +29,8 @@ fn opened(path: &Path, options: &OpenOptions) -> Opened {
 }
 
 fn small(channels: i64) -> OpenOptions {
-    OpenOptions { shape: Some(vec![channels, 8, 8]), ..OpenOptions::default() }
+    let raw = RawSpec { shape: Some(vec![channels, 8, 8]), ..RawSpec::default() };
+    OpenOptions { raw, ..OpenOptions::default() }
 }
 
 fn settings(form: Form, open: OpenOptions) -> Settings {
@@ -151,6 +154,8 @@ fn unet(path: &Path, process: ProcessName, objective: &str) {
         model,
         process: process.spec(),
         objective: toml::from_str(objective).unwrap(),
+        precond: None,
+        range: Range::default(),
         shape,
         classes: 0,
         sample: SampleSpec::default(),

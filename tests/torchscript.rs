@@ -35,6 +35,7 @@ fn opened(model: &str, shape: &[i64], classes: i64) -> Opened {
         precond: None,
         shape: shape.to_vec(),
         classes,
+        range: Default::default(),
         sample: toml::from_str("").unwrap(),
         trained: Trained::default(),
     };

@@ -18,6 +18,7 @@ use crate::model::open::OpenOptions;
     gen convert edm-cifar10-32x32-cond-vp.pkl cifar.safetensors\n  \
     gen convert checkpoint_8.pth subvp.safetensors --process subvp\n  \
     gen convert runs/ddpm my-ddpm --to diffusers\n  \
+    gen convert runs/ddpm my-ddpm.pt\n  \
     gen convert inception.pth inception.safetensors --dtype f16\n\n\
     Sources: snapshots, run folders, folders of diffusers, and checkpoints of EDM, score_sde, DiT and SiT;\n\
     for `--to safetensors` any PyTorch checkpoint. Nothing in a checkpoint is executed.\n\
@@ -25,9 +26,9 @@ use crate::model::open::OpenOptions;
 pub struct ConvertArgs {
     /// The model: a snapshot, a run folder, a folder of diffusers or a checkpoint
     source: PathBuf,
-    /// Where to write: a .safetensors file, or a folder
+    /// Where to write: a .safetensors file, a .pt file or a folder
     destination: PathBuf,
-    /// The form [default: snapshot for a .safetensors file (safetensors if the source is no known model), diffusers for a folder]
+    /// The form [default: snapshot for a .safetensors file (safetensors if the source is no known model), torchscript for a .pt file, diffusers for a folder]
     #[arg(long, value_enum, value_name = "FORM")]
     to: Option<Form>,
     /// Which weights: a run's average, or ema or raw of a checkpoint [default: the averaged ones]
@@ -79,5 +80,6 @@ fn form_name(form: Form) -> &'static str {
         Form::Snapshot => "snapshot",
         Form::Diffusers => "diffusers",
         Form::Safetensors => "safetensors",
+        Form::TorchScript => "torchscript",
     }
 }

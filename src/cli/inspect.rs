@@ -9,7 +9,7 @@ use super::ui::Ui;
 use crate::error::{Error, Kind, Result};
 use crate::io::npz::Npz;
 use crate::io::pth::{Checkpoint, Scalar};
-use crate::io::safetensors;
+use crate::io::{hub, safetensors};
 use crate::model::foreign::Layout;
 use crate::model::kind::FileKind;
 use crate::model::source::Source;
@@ -21,7 +21,7 @@ use crate::model::source::Source;
     gen inspect model.pth --json | jq '.tensors[].name'\n\n\
     Nothing in the file is executed: pickles are read by a restricted reader.")]
 pub struct InspectArgs {
-    /// A safetensors file, PyTorch checkpoint, numpy archive or run folder
+    /// A safetensors file, PyTorch checkpoint, numpy archive, run folder or Hugging Face folder
     path: PathBuf,
 }
 
@@ -47,10 +47,13 @@ pub fn run(args: &InspectArgs, ui: Ui) -> anyhow::Result<()> {
         FileKind::Safetensors => from_safetensors(&path)?,
         FileKind::Checkpoint => from_checkpoint(&path)?,
         FileKind::Npz => from_npz(&path)?,
+        FileKind::HuggingFace => from_folder(&path)?,
         other => {
             let error = Error::model(format!("cannot list a {}", other.name())).at(path.display());
             return Err(error
-                .hint("`gen inspect` lists safetensors, PyTorch checkpoints and numpy archives")
+                .hint(
+                    "`gen inspect` lists safetensors, PyTorch checkpoints, numpy archives and model folders",
+                )
                 .into());
         }
     };
@@ -141,6 +144,42 @@ fn from_npz(path: &Path) -> Result<Contents> {
         rows.push(Row { name, dtype: format!("{:?}", header.dtype).to_lowercase(), shape });
     }
     Ok(Contents { rows, settings: Vec::new() })
+}
+
+/// A folder of Hugging Face: the weights of the folder itself, or of each component below it.
+fn from_folder(path: &Path) -> Result<Contents> {
+    let mut folders = vec![(String::new(), path.to_path_buf())];
+    let entries = std::fs::read_dir(path).map_err(|e| Error::read(path, &e).kinded(Kind::Model))?;
+    let mut below: Vec<PathBuf> =
+        entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_dir()).collect();
+    below.sort();
+    for folder in below {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        folders.push((format!("{name}/"), folder.clone()));
+    }
+    let (mut rows, mut settings) = (Vec::new(), Vec::new());
+    for (prefix, folder) in &folders {
+        for name in ["model_index.json", "config.json", "scheduler_config.json"] {
+            let file = folder.join(name);
+            if file.exists() {
+                settings.push((format!("{prefix}{name}"), hub::read_json(&file)?));
+            }
+        }
+        for stem in hub::STEMS {
+            let Some(weights) = hub::Weights::look(folder, stem, None)? else { continue };
+            rows.extend(weights.entries()?.into_iter().map(|e| Row {
+                name: format!("{prefix}{}", e.name),
+                dtype: e.dtype,
+                shape: e.shape,
+            }));
+            break;
+        }
+    }
+    if rows.is_empty() {
+        // Says what was looked for.
+        hub::Weights::find(path, hub::STEMS[0], None)?;
+    }
+    Ok(Contents { rows, settings })
 }
 
 /// 1234567 as 1 234 567.

@@ -5,6 +5,7 @@
 //! | [`atomic`] | whole files and folders that are there completely or not at all |
 //! | [`bytes`] | memory maps, raw bytes to tensors and back |
 //! | [`safetensors`] | named tensors with metadata |
+//! | [`hub`] | weights of Hugging Face folders, in one file or several |
 //! | [`npy`], [`npz`] | numpy arrays and archives of them, streamed |
 //! | [`pickle`], [`pth`] | PyTorch checkpoints, read without executing anything |
 //! | [`picture`], [`png`], [`sheet`] | 8-bit pictures, PNG files, contact sheets |
@@ -13,6 +14,7 @@
 pub mod atomic;
 #[allow(unsafe_code)]
 pub mod bytes;
+pub mod hub;
 pub mod npy;
 mod npy_array;
 pub mod npz;

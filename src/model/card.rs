@@ -34,11 +34,34 @@ pub struct ModelCard {
     pub shape: Vec<i64>,
     /// Number of classes, 0 for none.
     pub classes: i64,
+    /// Interval of the data that the network was trained on.
+    #[serde(default, skip_serializing_if = "Range::is_centred")]
+    pub range: Range,
     /// Defaults of `gen sample`.
     #[serde(default)]
     pub sample: SampleSpec,
     /// How it came about.
     pub trained: Trained,
+}
+
+/// Interval of the values of data. Samples are given in [-1, 1] whatever the network was trained on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Range {
+    /// [-1, 1].
+    #[default]
+    Centred,
+    /// [0, 1]: the variance-exploding networks of Song et al. 2021.
+    Unit,
+}
+
+impl Range {
+    /// Whether it is [-1, 1].
+    #[must_use]
+    #[allow(clippy::trivially_copy_pass_by_ref)] // what serde hands over
+    pub fn is_centred(&self) -> bool {
+        *self == Range::Centred
+    }
 }
 
 /// How weights came about.

@@ -1,7 +1,7 @@
 //! A network written as a TorchScript module: code and named parameters in one file that libtorch and
 //! PyTorch load, run, move and train further.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
@@ -24,7 +24,7 @@ const OTHER_BATCHES: [i64; 2] = [1, 5];
 ///
 /// # Errors
 /// Where the model is a module already, its network cannot be recorded, or a file cannot be written.
-pub fn torchscript(opened: &Opened, path: &Path) -> Result<()> {
+pub fn torchscript(opened: &Opened, path: &Path) -> Result<Vec<PathBuf>> {
     if matches!(opened.card.model, NetSpec::External(_)) {
         return Err(Error::usage("the model is a module already").at(opened.path.display()));
     }
@@ -63,12 +63,15 @@ pub fn torchscript(opened: &Opened, path: &Path) -> Result<()> {
         shape: Some(opened.card.shape.clone()),
         classes: (opened.card.classes > 0).then_some(opened.card.classes),
         inputs: (opened.card.classes > 0).then(|| vec![Input::X, Input::T, Input::Class]),
+        range: (!opened.card.range.is_centred()).then_some(opened.card.range),
         sample: Some(opened.card.sample.clone()),
         ..RawSpec::default()
     };
     let text = serde_json::to_string_pretty(&spec)
         .map_err(|e| Error::run("cannot write the description of the module").why(e.to_string()))?;
-    atomic::write_bytes(&path.with_extension("json"), text.as_bytes())
+    let beside = path.with_extension("json");
+    atomic::write_bytes(&beside, text.as_bytes())?;
+    Ok(vec![path.to_owned(), beside])
 }
 
 /// Inputs of the network for a batch.

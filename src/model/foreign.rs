@@ -99,6 +99,7 @@ pub(super) fn card(
         precond: None,
         shape,
         classes,
+        range: super::card::Range::default(),
         sample: SampleSpec::default(),
         trained: Trained {
             ema: average.map(str::to_owned),

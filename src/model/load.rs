@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tch::Tensor;
 
 use super::card::{KEY, ModelCard};
+use super::diffusers;
 use super::dit_folder;
 use super::foreign::{self, Layout};
 use super::kind::FileKind;
@@ -41,14 +42,26 @@ pub fn load(path: &Path, options: &OpenOptions) -> Result<Loaded> {
         FileKind::Run => weights_of(path, options.weights.as_deref())?,
         FileKind::Checkpoint => return foreign::read(path, options),
         FileKind::HuggingFace if dit_folder::is_one(path) => return dit_folder::read(path),
+        FileKind::HuggingFace => return folder(path, options),
         other => {
             return Err(Error::model(format!("cannot run a {}", other.name())).at(path.display()).hint(
-                "this release runs snapshots and run folders of `gen train`, and checkpoints of EDM, \
-                 score_sde, DiT and SiT",
+                "gen runs snapshots and run folders of `gen train`, folders of diffusers, checkpoints of EDM, \
+                 score_sde, DiT and SiT, TorchScript modules and AOTInductor packages",
             ));
         }
     };
     snapshot(&file, options).map_err(|e| e.at(file.display()))
+}
+
+/// A folder of diffusers.
+fn folder(path: &Path, options: &OpenOptions) -> Result<Loaded> {
+    let folder = diffusers::Folder::read(path, options.weights.as_deref())
+        .map_err(|e| e.at(path.display()).kinded(Kind::Model))?;
+    let tensors = folder.tensors()?;
+    // What does not fit is said of the weights.
+    let mut files = folder.weights.files();
+    files.extend(folder.files.into_iter().filter(|f| !files.contains(f)).collect::<Vec<_>>());
+    Ok(Loaded { card: folder.card, tensors, files, notes: folder.notes })
 }
 
 fn snapshot(path: &Path, options: &OpenOptions) -> Result<Loaded> {

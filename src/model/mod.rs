@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod card;
 pub mod convert;
+pub mod diffusers;
 mod diffusers_out;
 mod dit;
 mod dit_folder;

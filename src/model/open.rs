@@ -18,8 +18,8 @@ use crate::torch::runtime::{Dtype, MemoryFormat};
 /// How a model is opened.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
-    /// Which of a run's averages (`--weights`); the first if not given. Checkpoints of other projects have
-    /// `ema` and `raw`.
+    /// Which of a run's averages, or which variant of a folder's weights (`--weights`); the first if not given.
+    /// Checkpoints of other projects have `ema` and `raw`.
     pub weights: Option<String>,
     /// What the network computes in.
     pub dtype: Dtype,
@@ -129,10 +129,10 @@ pub fn assemble(
     device: Device,
 ) -> Result<(Box<dyn Network>, Store)> {
     let store = Store::empty(device, kind);
-    let net = card
-        .model
-        .build(&store.root(), &card.shape, card.classes)
-        .map_err(|e| e.at(path.display()).kinded(Kind::Model))?;
+    let net = card.model.build(&store.root(), &card.shape, card.classes).map_err(|e| {
+        let e = e.at(path.display()).kinded(Kind::Model);
+        e.hint("the options of the network must be those it was trained with")
+    })?;
     store.load(tensors, &path.display().to_string())?;
     Ok((net, store))
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::card::{ModelCard, Trained};
+use super::card::{ModelCard, Range, Trained};
 use super::kind::FileKind;
 use crate::denoiser::Prediction;
 use crate::denoiser::precond::{Precond, TimeInput};
@@ -156,6 +156,9 @@ pub struct RawSpec {
     /// Scalings around the network, instead of a prediction (EDM's `{"type": "edm", "sigma_data": 0.5}`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precond: Option<Precond>,
+    /// Interval of the data it was trained on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub range: Option<Range>,
     /// Defaults of `gen sample`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample: Option<SampleSpec>,
@@ -190,6 +193,7 @@ impl RawSpec {
             classes: self.classes.or(other.classes),
             inputs: self.inputs.or(other.inputs),
             method: self.method.or(other.method),
+            range: self.range.or(other.range),
             sample: self.sample.or(other.sample),
         }
     }
@@ -264,6 +268,7 @@ impl RawSpec {
             precond: Some(precond),
             shape,
             classes: self.classes.unwrap_or(0),
+            range: self.range.unwrap_or_default(),
             sample: self.sample.clone().unwrap_or_default(),
             trained: Trained { gen_version: env!("CARGO_PKG_VERSION").to_owned(), ..Trained::default() },
         })

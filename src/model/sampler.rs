@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::card::Range;
 use crate::denoiser::{Denoiser, Guided};
 use crate::error::{Error, Result};
 use crate::net::Cond;
@@ -39,7 +40,7 @@ pub enum Classes {
 /// A batch of samples.
 #[derive(Debug)]
 pub struct Drawn {
-    /// `[B, ...]` f32 on the device.
+    /// `[B, ...]` f32 on the device, images in [-1, 1].
     pub x: Tensor,
     /// Their classes.
     pub classes: Option<Vec<i64>>,
@@ -63,6 +64,7 @@ pub struct Sampler<'a> {
     settings: Settings,
     shape: Vec<i64>,
     classes: i64,
+    range: Range,
     device: Device,
 }
 
@@ -85,7 +87,14 @@ impl<'a> Sampler<'a> {
                 .hint("leave it out; only models trained with classes can be guided"));
         }
         let plan = plan(&settings.solver, &settings.grid, settings.budget, model.process())?;
-        Ok(Sampler { model, plan, settings, shape: shape.to_vec(), classes, device })
+        let (shape, range) = (shape.to_vec(), Range::Centred);
+        Ok(Sampler { model, plan, settings, shape, classes, range, device })
+    }
+
+    /// The same for a model of data in `range`. Samples are in [-1, 1] all the same.
+    #[must_use]
+    pub fn of_range(self, range: Range) -> Self {
+        Sampler { range, ..self }
     }
 
     /// The plan: grid and number of evaluations.
@@ -136,7 +145,10 @@ impl<'a> Sampler<'a> {
             &guided
         };
         let solved = self.plan.run(model, &cond, x, &mut streams, watch)?;
-        let x = solved.x.f_to_kind(Kind::Float)?;
+        let mut x = solved.x.f_to_kind(Kind::Float)?;
+        if self.range == Range::Unit {
+            x = x.f_mul_scalar(2.0)?.f_sub_scalar(1.0)?;
+        }
         self.check_finite(&x, jobs)?;
         Ok(Drawn { x, classes: labels, nfe: solved.nfe })
     }

@@ -20,6 +20,11 @@ pub mod spec;
 pub mod store;
 pub mod unet2d;
 pub mod unet2d_config;
+mod unet2d_down;
+mod unet2d_json;
+mod unet2d_resnet;
+mod unet2d_time;
+mod unet2d_up;
 
 /// Whether dropout and the like are on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

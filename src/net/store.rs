@@ -125,7 +125,8 @@ impl Store {
     /// Fills the store from `tensors` (of any dtype and device); `source` names them in errors.
     ///
     /// # Errors
-    /// Where a name is missing, a name is left over, or a shape differs; nothing is changed then.
+    /// Where a name is missing, a name is left over, a shape differs or a type is no ordinary floating-point
+    /// one; nothing is changed then.
     pub fn load(&self, tensors: &BTreeMap<String, Tensor>, source: &str) -> Result<()> {
         let entries = self.entries.borrow();
         let missing: Vec<&str> = entries
@@ -144,6 +145,14 @@ impl Store {
                 && found.size() != entry.tensor.size()
             {
                 return Err(Error::shape(&entry.name, &entry.tensor.size(), &found.size()).at(source));
+            }
+            if let Some(found) = tensors.get(&entry.name)
+                && !matches!(found.f_kind()?, Kind::Half | Kind::BFloat16 | Kind::Float | Kind::Double)
+            {
+                return Err(Error::model(format!("tensor `{}`", entry.name))
+                    .at(source)
+                    .why(format!("expected floating-point numbers, got {:?}", found.f_kind()?))
+                    .hint("weights in integers (quantised) or 8-bit floats are not read"));
             }
         }
         let _guard = tch::no_grad_guard();

@@ -9,7 +9,7 @@ use crate::denoiser::network::{Compute, NetDenoiser};
 use crate::error::Result;
 use crate::io::picture::{Picture, quantize};
 use crate::io::sheet::{Layout, contact_sheet};
-use crate::model::card::{ModelCard, Trained};
+use crate::model::card::{ModelCard, Range, Trained};
 use crate::model::sampler::{Classes, Job, Sampler, Settings};
 use crate::net::store::Store;
 use crate::noise::streams::Rng;
@@ -35,6 +35,7 @@ pub fn card(
         precond: None,
         shape: shape.to_vec(),
         classes,
+        range: Range::default(),
         sample: recipe.sample.clone(),
         trained: Trained {
             steps: at.step,

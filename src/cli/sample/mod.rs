@@ -49,7 +49,8 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     let classes = classes(args.class.as_deref(), card.classes)?;
     let init =
         args.init_noise.as_deref().map(|file| latents(file, args.seeds.0.len(), &card.shape)).transpose()?;
-    let mut sampler = Sampler::new(&model, &card.shape, card.classes, settings.clone(), device)?;
+    let sampler = Sampler::new(&model, &card.shape, card.classes, settings.clone(), device)?;
+    let mut sampler = sampler.of_range(card.range);
     let described = describe(args, &card, (&path, &files), &settings, &sampler, globals, device)?;
     let (mut output, done) = Output::open(args, &described)?;
 

@@ -114,19 +114,29 @@ pub struct SplitAttention {
 }
 
 impl SplitAttention {
-    /// Attention over `channels` channels; without `groups` there is no norm before it.
+    /// Attention over `channels` channels by `heads` heads of `dim` channels each; without `groups` there is
+    /// no norm before it. Heads need not fill the channels: the projections are `[heads dim, channels]`.
     ///
     /// # Errors
-    /// Where `heads` does not divide `channels`, a name is taken, or libtorch fails.
-    pub fn new(p: &Path, channels: i64, heads: i64, groups: Option<i64>, eps: f64) -> Result<Self> {
-        check_heads(channels, heads)?;
-        let linear = |name: &str| Linear::new(&(p / name), channels, channels);
+    /// Where there is no head, a name is taken, or libtorch fails.
+    pub fn new(
+        p: &Path,
+        channels: i64,
+        (heads, dim): (i64, i64),
+        groups: Option<i64>,
+        eps: f64,
+    ) -> Result<Self> {
+        if heads < 1 || dim < 1 {
+            return Err(Error::model("attention is not defined")
+                .why(format!("{channels} channels do not make a head of {dim}")));
+        }
+        let linear = |name: &str| Linear::new(&(p / name), channels, heads * dim);
         Ok(SplitAttention {
             norm: groups.map(|n| GroupNorm::new(&(p / "group_norm"), n, channels, eps)).transpose()?,
             q: linear("to_q")?,
             k: linear("to_k")?,
             v: linear("to_v")?,
-            out: linear("to_out.0")?,
+            out: Linear::new(&(p / "to_out.0"), heads * dim, channels)?,
             heads,
         })
     }
@@ -184,6 +194,7 @@ mod tests {
     #[test]
     fn heads_must_divide_channels() {
         let store = Store::new(Device::Cpu, Kind::Float, 0);
-        assert!(SplitAttention::new(&store.root(), 8, 3, Some(2), 1e-5).is_err());
+        assert!(PackedAttention::new(&store.root(), 8, 3, 2, 1e-5).is_err());
+        assert!(SplitAttention::new(&store.root(), 8, (0, 16), Some(2), 1e-5).is_err());
     }
 }

@@ -38,6 +38,15 @@ impl Conv2d {
         Ok(Conv2d { weight, bias, stride: 1, padding: kernel / 2 })
     }
 
+    /// A convolution without bias, otherwise as [`Conv2d::new`].
+    ///
+    /// # Errors
+    /// Where the name is taken, or libtorch fails.
+    pub fn without_bias(p: &Path, input: i64, out: i64, kernel: i64) -> Result<Self> {
+        let weight = p.param("weight", &[out, input, kernel, kernel], Init::KaimingUniform)?;
+        Ok(Conv2d { weight, bias: None, stride: 1, padding: kernel / 2 })
+    }
+
     /// The same convolution with another stride and padding.
     #[must_use]
     pub fn strided(self, stride: i64, padding: i64) -> Self {

@@ -4,7 +4,7 @@
 use tch::Tensor;
 
 use crate::error::{Error, Result};
-use crate::net::store::Path;
+use crate::net::store::{Path, Store};
 
 /// A two-dimensional low-pass filter, the outer product of its taps with sum 1.
 #[derive(Debug)]
@@ -22,17 +22,24 @@ impl Fir {
     /// # Errors
     /// Where the number of taps is odd, their sum is zero, or the name is taken.
     pub fn new(p: &Path, taps: &[f64]) -> Result<Self> {
-        let sum: f64 = taps.iter().sum();
-        if taps.is_empty() || taps.len() % 2 == 1 || sum == 0.0 || !sum.is_finite() {
-            return Err(Error::model(format!("resampling filter {taps:?}"))
-                .why("it needs an even number of taps whose sum is not zero"));
-        }
-        let outer: Vec<f64> =
-            taps.iter().flat_map(|a| taps.iter().map(move |b| a * b / (sum * sum))).collect();
-        let n = i64::try_from(taps.len()).map_err(|_| Error::model("resampling filter is too long"))?;
+        let (outer, n) = outer(taps)?;
         let filter = p.constant("resample_filter", &[1, 1, n, n], &outer)?;
+        Ok(Self::of(filter, taps, n))
+    }
+
+    /// The same filter for tensors like those of `store`, without a name in it.
+    ///
+    /// # Errors
+    /// Where the number of taps is odd, or their sum is zero.
+    pub fn unnamed(store: &Store, taps: &[f64]) -> Result<Self> {
+        let (outer, n) = outer(taps)?;
+        let filter = Tensor::f_from_slice(&outer)?.f_reshape([1, 1, n, n])?;
+        Ok(Self::of(filter.f_to_kind(store.kind())?.f_to_device(store.device())?, taps, n))
+    }
+
+    fn of(filter: Tensor, taps: &[f64], n: i64) -> Self {
         let pair = taps.len() == 2 && taps[0].to_bits() == taps[1].to_bits();
-        Ok(Fir { filter, taps: n, pair })
+        Fir { filter, taps: n, pair }
     }
 
     /// Padding that keeps the image's extent.
@@ -58,6 +65,14 @@ impl Fir {
         Ok(x.f_conv2d(&filter, None::<Tensor>, [2, 2], [padding; 2], [1, 1], channels)?)
     }
 
+    /// As [`Fir::down`], with the image mirrored at its edges instead of zeros around it.
+    ///
+    /// # Errors
+    /// Where the image is too small to be mirrored, or libtorch fails.
+    pub fn down_mirrored(&self, x: &Tensor) -> Result<Tensor> {
+        self.down_padded(&x.f_reflection_pad2d([self.padding(); 4])?, 0)
+    }
+
     /// `x` `[B, C, H, W]` to `[B, C, 2H, 2W]`, mean preserved.
     ///
     /// # Errors
@@ -67,12 +82,37 @@ impl Fir {
             let size = x.size();
             return Ok(x.f_upsample_nearest2d([2 * size[2], 2 * size[3]], Some(2.0), Some(2.0))?);
         }
+        self.spread(x, self.padding())
+    }
+
+    /// As [`Fir::up`], with the image mirrored at its edges instead of zeros around it.
+    ///
+    /// # Errors
+    /// Where the image is too small to be mirrored, or libtorch fails.
+    pub fn up_mirrored(&self, x: &Tensor) -> Result<Tensor> {
+        // The mirrored pixels a filter reaches from the edge; what they add outside is cut off again.
+        let margin = (self.padding() + 1) / 2;
+        self.spread(&x.f_reflection_pad2d([margin; 4])?, self.padding() + 2 * margin)
+    }
+
+    /// Transposed filter of stride 2 and gain 4, without the outer `padding` pixels.
+    fn spread(&self, x: &Tensor, padding: i64) -> Result<Tensor> {
         let channels = x.size()[1];
         let filter = self.filter.f_mul_scalar(4.0)?.f_to_kind(x.kind())?;
         let filter = filter.f_expand([channels, 1, self.taps, self.taps], false)?;
-        let padding = [self.padding(); 2];
-        Ok(x.f_conv_transpose2d(&filter, None::<Tensor>, [2, 2], padding, [0, 0], channels, [1, 1])?)
+        Ok(x.f_conv_transpose2d(&filter, None::<Tensor>, [2, 2], [padding; 2], [0, 0], channels, [1, 1])?)
     }
+}
+
+/// The outer product of `taps` with sum 1, and their number.
+fn outer(taps: &[f64]) -> Result<(Vec<f64>, i64)> {
+    let sum: f64 = taps.iter().sum();
+    if taps.is_empty() || taps.len() % 2 == 1 || sum == 0.0 || !sum.is_finite() {
+        return Err(Error::model(format!("resampling filter {taps:?}"))
+            .why("it needs an even number of taps whose sum is not zero"));
+    }
+    let n = i64::try_from(taps.len()).map_err(|_| Error::model("resampling filter is too long"))?;
+    Ok((taps.iter().flat_map(|a| taps.iter().map(move |b| a * b / (sum * sum))).collect(), n))
 }
 
 #[cfg(test)]
@@ -80,7 +120,6 @@ mod tests {
     use super::*;
     use crate::net::layers::conv::{FirConv2d, Resample};
     use crate::net::layers::init::Init;
-    use crate::net::store::Store;
     use crate::torch::shim::Generator;
     use tch::{Device, Kind};
 
@@ -139,6 +178,23 @@ mod tests {
         let slow = Fir { pair: false, filter: fast.filter.shallow_clone(), taps: 2 };
         assert!(gap(&fast.down(&x).unwrap(), &slow.down(&x).unwrap()) < 1e-15);
         assert!(gap(&fast.up(&x).unwrap(), &slow.up(&x).unwrap()) < 1e-15);
+    }
+
+    #[test]
+    fn mirrored_edges_keep_a_constant() {
+        let (f, x) =
+            (fir(&[1.0, 3.0, 3.0, 1.0]), Tensor::full([1, 2, 6, 4], 3.0, (Kind::Double, Device::Cpu)));
+        for (y, size) in
+            [(f.down_mirrored(&x).unwrap(), [1, 2, 3, 2]), (f.up_mirrored(&x).unwrap(), [1, 2, 12, 8])]
+        {
+            assert_eq!(y.size(), size);
+            assert!((y - 3.0).abs().max().double_value(&[]) < 1e-14);
+        }
+        // Away from the edges mirrored and zero-padded filters are the same.
+        let x = noise(&[1, 2, 8, 8], 6);
+        let inner = |t: Tensor, n: i64| t.narrow(2, n, t.size()[2] - 2 * n).narrow(3, n, t.size()[3] - 2 * n);
+        assert!(gap(&inner(f.up_mirrored(&x).unwrap(), 2), &inner(f.up(&x).unwrap(), 2)) < 1e-14);
+        assert!(gap(&inner(f.down_mirrored(&x).unwrap(), 1), &inner(f.down(&x).unwrap(), 1)) < 1e-14);
     }
 
     #[test]
