@@ -11,7 +11,7 @@ mod timeless;
 
 use serde_json::Value;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::objective::ObjectiveSpec;
 use crate::process::ProcessSpec;
 use crate::recipe::SampleSpec;
@@ -85,7 +85,9 @@ impl Scheduler {
             }
             name => table::read(&config, name)?,
         };
-        process.build().map_err(|e| e.kinded(Kind::Model).at(place))?;
+        process
+            .build()
+            .map_err(|e| Error::model("scheduler without a process").at(place).why(e.to_string()))?;
         let steps = match name {
             // Published samples of the others are of fewer steps than the table has.
             "ScoreSdeVe" => Some(config.whole("num_train_timesteps", 2000)?),

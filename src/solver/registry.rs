@@ -100,7 +100,11 @@ pub fn registered() -> Vec<Registered> {
         ..order(Unipc, k)
     };
     let sde = |k, form, kind| SolverSpec { form: Some(form), solver_type: Some(kind), ..order(SdeDpmPp, k) };
-    let (multi, single, nodes) = (Method::Multistep, Method::SinglestepFixed, Method::SinglestepNodes);
+    let (multi, single) = (Method::Multistep, Method::SinglestepFixed);
+    let on_nodes = |name, k, kind| SolverSpec {
+        lower_order_final: super::LowerOrderFinal::Off,
+        ..dpm(name, k, Method::SinglestepNodes, kind)
+    };
     let kdpm2 = |form, eta| SolverSpec { form: Some(form), eta: Some(eta), ..new(Kdpm2) };
     let (mid, heun) = (SolverType::Midpoint, SolverType::Heun);
     let list: Vec<(&'static str, SolverSpec, GridKind, f64, Convergence)> = vec![
@@ -122,10 +126,10 @@ pub fn registered() -> Vec<Registered> {
         ("dpm++ 2 multistep", dpm(DpmPp, 2, multi, mid), Logsnr, 2.0, Ode),
         ("dpm++ 2 multistep heun", dpm(DpmPp, 2, multi, heun), Logsnr, 2.0, Ode),
         ("dpm++ 3 multistep", dpm(DpmPp, 3, multi, mid), Logsnr, 3.0, Ode),
-        ("dpm 2 on nodes", dpm(Dpm, 2, nodes, heun), Logsnr, 2.0, Ode),
-        ("dpm 3 on nodes", dpm(Dpm, 3, nodes, heun), Logsnr, 3.0, Ode),
-        ("dpm++ 2 on nodes", dpm(DpmPp, 2, nodes, mid), Logsnr, 2.0, Ode),
-        ("dpm++ 3 on nodes", dpm(DpmPp, 3, nodes, mid), Logsnr, 3.0, Ode),
+        ("dpm 2 on nodes", on_nodes(Dpm, 2, heun), Logsnr, 2.0, Ode),
+        ("dpm 3 on nodes", on_nodes(Dpm, 3, heun), Logsnr, 3.0, Ode),
+        ("dpm++ 2 on nodes", on_nodes(DpmPp, 2, mid), Logsnr, 2.0, Ode),
+        ("dpm++ 3 on nodes", on_nodes(DpmPp, 3, mid), Logsnr, 3.0, Ode),
         ("kdpm2", kdpm2(Form::Noise, 0.0), Logsnr, 2.0, Ode),
         ("kdpm2 data", kdpm2(Form::Data, 0.0), Logsnr, 2.0, Ode),
         ("deis tab 0", deis(Variant::Tab, 0), Karras, 1.0, Ode),
@@ -257,8 +261,9 @@ fn grid_on(name: ProcessName, kind: GridKind) -> GridKind {
 fn error_of(entry: &Registered, name: ProcessName, steps: usize) -> Result<f64> {
     let process = name.spec().build()?;
     let grid = GridSpec { kind: Some(grid_on(name, entry.grid)), ..ends(name, entry.convergence) };
-    let per_step =
-        if entry.spec.method == Some(Method::SinglestepFixed) { entry.spec.order.unwrap_or(1) } else { 1 };
+    // Whole blocks only: a short one at the end is of lower order.
+    let in_blocks = matches!(entry.spec.method, Some(Method::SinglestepFixed | Method::SinglestepNodes));
+    let per_step = if in_blocks { entry.spec.order.unwrap_or(1) } else { 1 };
     let mut plan = plan(&entry.spec, &grid, Budget::Steps(steps * per_step), process.as_ref())?;
     let (from, to) = (plan.start_point(), *plan.points().last().unwrap_or(&plan.start_point()));
     let cond = Cond::default();

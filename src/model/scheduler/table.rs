@@ -8,8 +8,8 @@
 use super::Parts;
 use super::config::Config;
 use super::timeless::{dpm_multistep, solver_type, terminal};
-use crate::denoiser::ThresholdSpec;
 use crate::denoiser::precond::TimeInput;
+use crate::denoiser::{Prediction, ThresholdSpec};
 use crate::error::Result;
 use crate::objective::ObjectiveSpec;
 use crate::objective::schedule::TimeSampling;
@@ -84,13 +84,17 @@ fn objective(config: &Config<'_>) -> Result<ObjectiveSpec> {
         sampling: Some(TimeSampling::Discrete { n }),
         ..Plain::default()
     };
-    let types: [(&str, fn(Plain) -> ObjectiveSpec); 4] = [
-        ("epsilon", ObjectiveSpec::Eps),
-        ("sample", ObjectiveSpec::X0),
-        ("original_sample", ObjectiveSpec::X0),
-        ("v_prediction", ObjectiveSpec::V),
+    let types = [
+        ("epsilon", Prediction::Eps),
+        ("sample", Prediction::X0),
+        ("original_sample", Prediction::X0),
+        ("v_prediction", Prediction::V),
     ];
-    Ok(config.choice("prediction_type", "epsilon", &types)?(plain))
+    Ok(match config.choice("prediction_type", "epsilon", &types)? {
+        Prediction::X0 => ObjectiveSpec::X0(plain),
+        Prediction::V => ObjectiveSpec::V(plain),
+        _ => ObjectiveSpec::Eps(plain),
+    })
 }
 
 /// The threshold of a class that has thresholding but does not clip.
