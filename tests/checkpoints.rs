@@ -19,7 +19,9 @@ use genlib::net::adm::{Adm, AdmConfig};
 use genlib::net::dit::{Dit, DitConfig};
 use genlib::net::spec::NetSpec;
 use genlib::net::store::Store;
-use genlib::net::{Cond, Mode, Network};
+use genlib::net::unet2d::UNet2D;
+use genlib::net::unet2d_config::{UNet2DConfig, UpBlock};
+use genlib::net::{Cond, Mode};
 use genlib::process::{At, Point, ProcessName, ProcessSpec};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -126,6 +128,7 @@ fn checkpoints_of_score_sde_give_what_score_sde_gives() {
         if (sigma_min - 0.02).abs() < 1e-7 && (sigma_max - 100.0).abs() < 1e-4));
     opens("ncsnpp-skip.pth", "ncsnpp-skip.json", &sided(8, 3));
     opens("ncsnpp-discrete.pth", "ncsnpp-discrete.json", &sided(8, 1));
+    opens("ddpm.pth", "ddpm.json", &sided(8, 1));
 }
 
 #[test]
@@ -215,6 +218,7 @@ fn a_dit_folder_of_diffusers_gives_what_diffusers_gives() {
     fails("`sample_size`");
 }
 
+#[track_caller]
 fn says(error: &Error, word: &str) {
     let text = format!("{error} {}", error.hint_text().unwrap_or_default());
     assert!(text.contains(word), "{text}");
@@ -222,6 +226,7 @@ fn says(error: &Error, word: &str) {
 }
 
 /// Opens a copy of the fixture with the bytes `from` replaced by `to` of the same length, which must fail.
+#[track_caller]
 fn replaced(file: &str, from: &str, to: &str, word: &str) {
     let mut bytes = std::fs::read(fixture(file)).unwrap();
     assert_eq!(from.len(), to.len());
@@ -234,7 +239,7 @@ fn replaced(file: &str, from: &str, to: &str, word: &str) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(file);
     std::fs::write(&path, bytes).unwrap();
-    let error = open(&path, &OpenOptions::default(), Device::Cpu).err().unwrap();
+    let error = open(&path, &OpenOptions::default(), Device::Cpu).err().expect(word);
     says(&error, word);
     assert_eq!(error.kind().exit_code(), 4);
 }
@@ -270,13 +275,14 @@ fn damaged_pickles_name_the_culprit() {
 }
 
 /// Opens the tensors of a checkpoint after `change`, which must fail.
+#[track_caller]
 fn changed(file: &str, change: impl Fn(&mut BTreeMap<String, Tensor>), word: &str) {
     let mut tensors = Source::open(&fixture(file)).unwrap().below("").unwrap();
     change(&mut tensors);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("changed.safetensors");
     safetensors::write(&path, &tensors, &BTreeMap::new()).unwrap();
-    let error = open(&path, &OpenOptions::default(), Device::Cpu).err().unwrap();
+    let error = open(&path, &OpenOptions::default(), Device::Cpu).err().expect(word);
     says(&error, word);
     assert_eq!(error.kind().exit_code(), 4);
 }
@@ -284,7 +290,7 @@ fn changed(file: &str, change: impl Fn(&mut BTreeMap<String, Tensor>), word: &st
 #[test]
 fn dropped_transposed_and_surplus_tensors_are_named() {
     let module = |rest: &str| format!("model.module.all_modules.{rest}");
-    changed("ncsnpp.pth", |t| drop(t.remove(&module("5.NIN_1.W"))), &module("5.NIN_1.W"));
+    changed("ncsnpp.pth", |t| drop(t.remove(&module("8.NIN_1.W")).unwrap()), &module("8.NIN_1.W"));
     changed("ncsnpp.pth", |t| drop(t.remove("ema.shadow_params.9")), "ema.shadow_params.9");
     changed(
         "ncsnpp.pth",
@@ -359,6 +365,14 @@ fn the_adm_network_has_its_published_size() {
     let config = AdmConfig { augment_dim: 9, ..AdmConfig::default() };
     let got = size(|store| drop(Adm::new(&store.root(), &config, &[3, 32, 32], 0).unwrap()));
     assert_eq!((got.0, got.1, got.2), (279_625_923, 541, 553));
+}
+
+#[test]
+fn the_ddpm_network_of_score_sde_has_its_published_size() {
+    use UpBlock::{LastAttnUpBlock2D as Attended, UpBlock2D as Up};
+    let config = UNet2DConfig { up_block_types: vec![Up, Up, Attended, Up], ..UNet2DConfig::ddpm_cifar10() };
+    let got = size(|store| drop(UNet2D::new(&store.root(), &config, &[3, 32, 32], 0).unwrap()));
+    assert_eq!((got.0, got.1), (35_218_947, 308));
 }
 
 #[test]

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 
 use common::{json, outcome, root, run, text};
 use genlib::io::safetensors;
-use genlib::model::card::Range;
-use genlib::model::card::{ModelCard, Trained};
+use genlib::model::card::{ModelCard, Range, Trained};
 use genlib::model::convert::{Form, Settings, convert};
 use genlib::model::open::{OpenOptions, Opened, open};
 use genlib::model::raw::RawSpec;
@@ -155,9 +154,9 @@ fn unet(path: &Path, process: ProcessName, objective: &str) {
         process: process.spec(),
         objective: toml::from_str(objective).unwrap(),
         precond: None,
-        range: Range::default(),
         shape,
         classes: 0,
+        range: Range::default(),
         sample: SampleSpec::default(),
         trained: Trained::default(),
     };

@@ -106,17 +106,16 @@ pub fn convert(source: &Path, destination: &Path, settings: &Settings) -> Result
             .at(format!("--part {part}"))
             .hint("--to safetensors writes a part of a file's tensors"));
     }
-    let Loaded { card, tensors, files, notes } = load(source, &settings.open)?;
+    let Loaded { card, tensors, place, notes, path, .. } = load(source, &settings.open)?;
     // Built once, so that what is written is known to fit its network.
-    let place = files.first().map_or(source, PathBuf::as_path);
-    let (net, store) = assemble(&card, &tensors, place, Kind::Float, Device::Cpu)?;
+    let (net, store) = assemble(&card, &tensors, &place, Kind::Float, Device::Cpu)?;
     if settings.form == Form::TorchScript {
         if settings.kind.is_some_and(|kind| kind != Kind::Float) {
             return Err(Error::usage("a module is written in f32")
                 .at("--dtype")
                 .hint("cast the module when it is loaded: module.to(torch.bfloat16)"));
         }
-        let opened = Opened::new(card, net, store, place.to_owned());
+        let opened = Opened::new(card, net, store, path);
         let files = export::torchscript(&opened, destination)?;
         return Ok(written(&tensors, files, notes));
     }

@@ -42,8 +42,7 @@ pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Loaded> {
     let (process, precond) = kind(source, options, &mut notes)?;
     let average = (place == "ema.").then_some("ema");
     let card = card(NetSpec::Dit(config), process, precond.into(), (shape, classes), average);
-    let files = vec![source.path().to_owned()];
-    Ok(Loaded { card, tensors: source.below(place)?, files, notes })
+    Ok(Loaded::of_file(source.path(), card, source.below(place)?, notes))
 }
 
 fn network(source: &Source, place: &str, notes: &mut Vec<String>) -> Result<(DitConfig, Vec<i64>, i64)> {

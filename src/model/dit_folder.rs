@@ -12,21 +12,15 @@ use tch::Tensor;
 
 use super::foreign::card;
 use super::load::Loaded;
+use super::open::OpenOptions;
 use super::scheduler::Scheduler;
-use super::source::Source;
 use crate::error::{Error, Result};
+use crate::io::hub::{STEMS, Weights, read_json};
 use crate::net::dit::DitConfig;
 use crate::net::spec::NetSpec;
 
 /// The names of the class.
 const CLASSES: [&str; 2] = ["DiTTransformer2DModel", "Transformer2DModel"];
-
-fn read_json(path: &Path) -> Result<Value> {
-    let text =
-        std::fs::read_to_string(path).map_err(|e| Error::read(path, &e).kinded(crate::error::Kind::Model))?;
-    serde_json::from_str(&text)
-        .map_err(|e| Error::model("damaged file").at(path.display()).why(e.to_string()))
-}
 
 /// The folder of the network itself: `path`, or its `transformer`.
 fn network(path: &Path) -> Option<PathBuf> {
@@ -43,21 +37,16 @@ pub(super) fn is_one(path: &Path) -> bool {
 }
 
 /// Reads the folder.
-pub(super) fn read(path: &Path) -> Result<Loaded> {
+pub(super) fn read(path: &Path, options: &OpenOptions) -> Result<Loaded> {
     let folder = network(path).ok_or_else(|| Error::model("no transformer of DiT").at(path.display()))?;
     let place = folder.join("config.json");
     let (config, shape, classes) = config(&read_json(&place)?).map_err(|e| e.at(place.display()))?;
-    let weights =
-        ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"].map(|name| folder.join(name));
-    let Some(weights) = weights.into_iter().find(|file| file.exists()) else {
-        return Err(Error::model("no weights in the folder")
-            .at(folder.display())
-            .why("looked for diffusion_pytorch_model.safetensors and diffusion_pytorch_model.bin"));
-    };
-    let tensors =
-        own(Source::open(&weights)?.below("")?, config.depth).map_err(|e| e.at(weights.display()))?;
+    let weights = Weights::find(&folder, STEMS[0], options.weights.as_deref())?;
+    let from = weights.place();
+    let tensors = own(weights.tensors()?, config.depth).map_err(|e| e.at(&from))?;
     let mut notes = Vec::new();
-    let mut files = vec![weights, place];
+    let mut files = weights.files();
+    files.push(place);
     let scheduler = path.join("scheduler/scheduler_config.json");
     let scheduler = if scheduler.exists() {
         let read = Scheduler::read(&read_json(&scheduler)?, &scheduler.display().to_string())?;
@@ -75,7 +64,7 @@ pub(super) fn read(path: &Path) -> Result<Loaded> {
     }
     let mut card = card(NetSpec::Dit(config), scheduler.process, scheduler.objective, (shape, classes), None);
     card.sample = scheduler.sample;
-    Ok(Loaded { card, tensors, files, notes })
+    Ok(Loaded { card, tensors, path: path.to_owned(), place: from, files, notes })
 }
 
 /// The options, the shape of a sample and the number of classes.

@@ -66,8 +66,7 @@ pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Loaded> {
         ..SampleSpec::default()
     };
     let tensors = source.below(&format!("{}.", under(place, "model")))?;
-    let files = vec![source.path().to_owned()];
-    Ok(Loaded { card, tensors, files, notes: Vec::new() })
+    Ok(Loaded::of_file(source.path(), card, tensors, Vec::new()))
 }
 
 fn precond(source: &Source, place: &str) -> Result<Precond> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::card::{ModelCard, Trained};
+use super::card::{ModelCard, Range, Trained};
 use super::load::Loaded;
 use super::open::OpenOptions;
 use super::source::Source;
@@ -99,7 +99,7 @@ pub(super) fn card(
         precond: None,
         shape,
         classes,
-        range: super::card::Range::default(),
+        range: Range::default(),
         sample: SampleSpec::default(),
         trained: Trained {
             ema: average.map(str::to_owned),

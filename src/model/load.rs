@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use tch::Tensor;
 
 use super::card::{KEY, ModelCard};
-use super::diffusers;
-use super::dit_folder;
 use super::foreign::{self, Layout};
 use super::kind::FileKind;
 use super::open::{OpenOptions, weights_of};
 use super::source::Source;
+use super::{diffusers, dit_folder};
 use crate::error::{Error, Kind, Result};
 use crate::io::safetensors;
 
@@ -22,7 +21,11 @@ pub struct Loaded {
     pub card: ModelCard,
     /// Its weights on the CPU, by the names of this project's network.
     pub tensors: BTreeMap<String, Tensor>,
-    /// All files they came from.
+    /// The file or folder they came from.
+    pub path: PathBuf,
+    /// The same, as exactly as errors about tensors are to say it.
+    pub place: String,
+    /// All files the model depends on.
     pub files: Vec<PathBuf>,
     /// What had to be assumed, for people to read.
     pub notes: Vec<String>,
@@ -41,7 +44,7 @@ pub fn load(path: &Path, options: &OpenOptions) -> Result<Loaded> {
         FileKind::Safetensors => path.to_path_buf(),
         FileKind::Run => weights_of(path, options.weights.as_deref())?,
         FileKind::Checkpoint => return foreign::read(path, options),
-        FileKind::HuggingFace if dit_folder::is_one(path) => return dit_folder::read(path),
+        FileKind::HuggingFace if dit_folder::is_one(path) => return dit_folder::read(path, options),
         FileKind::HuggingFace => return folder(path, options),
         other => {
             return Err(Error::model(format!("cannot run a {}", other.name())).at(path.display()).hint(
@@ -51,17 +54,6 @@ pub fn load(path: &Path, options: &OpenOptions) -> Result<Loaded> {
         }
     };
     snapshot(&file, options).map_err(|e| e.at(file.display()))
-}
-
-/// A folder of diffusers.
-fn folder(path: &Path, options: &OpenOptions) -> Result<Loaded> {
-    let folder = diffusers::Folder::read(path, options.weights.as_deref())
-        .map_err(|e| e.at(path.display()).kinded(Kind::Model))?;
-    let tensors = folder.tensors()?;
-    // What does not fit is said of the weights.
-    let mut files = folder.weights.files();
-    files.extend(folder.files.into_iter().filter(|f| !files.contains(f)).collect::<Vec<_>>());
-    Ok(Loaded { card: folder.card, tensors, files, notes: folder.notes })
 }
 
 fn snapshot(path: &Path, options: &OpenOptions) -> Result<Loaded> {
@@ -76,7 +68,29 @@ fn snapshot(path: &Path, options: &OpenOptions) -> Result<Loaded> {
     let card = ModelCard::of(&file)?;
     says_itself(path, "snapshot", options)?;
     let tensors = file.tensors().map_err(|e| e.kinded(Kind::Model))?;
-    Ok(Loaded { card, tensors, files: vec![path.to_owned()], notes: Vec::new() })
+    Ok(Loaded::of_file(path, card, tensors, Vec::new()))
+}
+
+/// A folder of diffusers.
+fn folder(path: &Path, options: &OpenOptions) -> Result<Loaded> {
+    let folder = diffusers::Folder::read(path, options.weights.as_deref())
+        .map_err(|e| e.at(path.display()).kinded(Kind::Model))?;
+    let (tensors, place) = (folder.tensors()?, folder.weights.place());
+    let diffusers::Folder { card, files, notes, .. } = folder;
+    Ok(Loaded { card, tensors, path: path.to_owned(), place, files, notes })
+}
+
+impl Loaded {
+    /// A model that is one file.
+    pub(super) fn of_file(
+        path: &Path,
+        card: ModelCard,
+        tensors: BTreeMap<String, Tensor>,
+        notes: Vec<String>,
+    ) -> Self {
+        let (place, path) = (path.display().to_string(), path.to_owned());
+        Loaded { card, tensors, files: vec![path.clone()], path, place, notes }
+    }
 }
 
 /// Refuses what is said by hand of a model that says it itself.

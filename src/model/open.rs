@@ -89,7 +89,7 @@ pub fn open(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened
     if matches!(kind, FileKind::TorchScript | FileKind::Package) {
         return open_module(path, kind, options, device);
     }
-    build(load(path, options)?, path, options, device)
+    build(load(path, options)?, options, device)
 }
 
 /// Opens a bare module. Its memory format is its own affair.
@@ -103,11 +103,9 @@ fn open_module(path: &Path, kind: FileKind, options: &OpenOptions, device: Devic
 }
 
 /// The network of a card with its tensors, ready to be run.
-fn build(model: Loaded, path: &Path, options: &OpenOptions, device: Device) -> Result<Opened> {
-    let Loaded { card, tensors, files, notes } = model;
-    let place = files.first().map_or(path, PathBuf::as_path);
-    let (net, store) = assemble(&card, &tensors, place, options.dtype.storage(), device)?;
-    let path = place.to_owned();
+fn build(model: Loaded, options: &OpenOptions, device: Device) -> Result<Opened> {
+    let Loaded { card, tensors, path, place, files, notes } = model;
+    let (net, store) = assemble(&card, &tensors, &place, options.dtype.storage(), device)?;
     let compute = Compute {
         kind: options.dtype.storage(),
         autocast: options.dtype.autocast(),
@@ -117,23 +115,23 @@ fn build(model: Loaded, path: &Path, options: &OpenOptions, device: Device) -> R
     Ok(Opened { card, net, store, path, files, notes, compute, blocks: options.blocks })
 }
 
-/// The network of `card` with the weights `tensors`, which came from `path`.
+/// The network of `card` with the weights `tensors`, which came from `place`.
 ///
 /// # Errors
 /// A model error where the card makes no network, or the tensors do not fit it.
 pub fn assemble(
     card: &ModelCard,
     tensors: &BTreeMap<String, Tensor>,
-    path: &Path,
+    place: &str,
     kind: tch::Kind,
     device: Device,
 ) -> Result<(Box<dyn Network>, Store)> {
     let store = Store::empty(device, kind);
     let net = card.model.build(&store.root(), &card.shape, card.classes).map_err(|e| {
-        let e = e.at(path.display()).kinded(Kind::Model);
+        let e = e.at(place).kinded(Kind::Model);
         e.hint("the options of the network must be those it was trained with")
     })?;
-    store.load(tensors, &path.display().to_string())?;
+    store.load(tensors, place)?;
     Ok((net, store))
 }
 

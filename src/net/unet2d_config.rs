@@ -61,6 +61,9 @@ pub enum UpBlock {
     /// Residual blocks with adaptive norms, then a fixed filter (k-diffusion's upscaler).
     #[serde(alias = "UNetResKUpBlock2D")]
     KUpBlock2D,
+    /// As `UpBlock2D` with attention once, after the residual blocks: score_sde's DDPM. diffusers has no such
+    /// block.
+    LastAttnUpBlock2D,
 }
 
 impl UpBlock {

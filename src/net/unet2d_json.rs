@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::unet2d_config::{ClassEmbed, MidBlock, TimeEmbedding, UNet2DConfig};
+use super::unet2d_config::{ClassEmbed, MidBlock, TimeEmbedding, UNet2DConfig, UpBlock};
 use crate::error::{Error, Result};
 
 /// Keys whose null is a choice of its own, with the word this crate has for it.
@@ -113,6 +113,10 @@ impl UNet2DConfig {
     /// Where the options do not make a network for this shape.
     pub fn to_diffusers(&self, shape: &[i64], classes: i64) -> Result<Value> {
         let channels = self.check(shape)?;
+        if self.up_block_types.contains(&UpBlock::LastAttnUpBlock2D) {
+            return Err(Error::model("diffusers has no such network")
+                .why("one of its blocks is a LastAttnUpBlock2D, which only gen has"));
+        }
         let (height, width) = (shape[1], shape[2]);
         let failed = |e: serde_json::Error| Error::run("cannot write the model's config").why(e.to_string());
         let mut all = Map::new();

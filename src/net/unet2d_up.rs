@@ -35,7 +35,7 @@ struct Picture {
 #[derive(Debug)]
 pub(super) struct Up {
     layers: Vec<Layer>,
-    /// Attention after all layers (NCSN++).
+    /// Attention after all layers (NCSN++, score_sde's DDPM).
     attention: Option<Attention>,
     picture: Option<Picture>,
     double: Option<Double>,
@@ -95,10 +95,14 @@ impl Up {
             layers.push(Layer::Plain(Box::new(block), attention));
             (hidden, trail.at.0) = (out, out);
         }
-        let attention = (kind == UpBlock::AttnSkipUpBlock2D)
-            .then(|| {
-                let groups = Some(SKIP_ATTENTION_GROUPS);
-                Attention::new(&(p / "attentions.0"), config, out, groups, std::f64::consts::SQRT_2)
+        let attention = match kind {
+            UpBlock::AttnSkipUpBlock2D => Some((SKIP_ATTENTION_GROUPS, std::f64::consts::SQRT_2)),
+            UpBlock::LastAttnUpBlock2D => Some((config.groups(out), 1.0)),
+            _ => None,
+        };
+        let attention = attention
+            .map(|(groups, divisor)| {
+                Attention::new(&(p / "attentions.0"), config, out, Some(groups), divisor)
             })
             .transpose()?;
         let picture = kind.skips().then(|| Picture::new(p, config, out, last, trail)).transpose()?;
@@ -185,7 +189,7 @@ impl Double {
             UpBlock::KUpBlock2D => Ok(Double::Filter(Fir::unnamed(p.store(), &TAPS)?)),
             UpBlock::ResnetUpsampleBlock2D => resnet(),
             UpBlock::AttnUpBlock2D if config.upsample_type == Resampler::Resnet => resnet(),
-            UpBlock::UpBlock2D | UpBlock::AttnUpBlock2D => {
+            UpBlock::UpBlock2D | UpBlock::AttnUpBlock2D | UpBlock::LastAttnUpBlock2D => {
                 Ok(Double::Conv(Conv2d::new(&(&u / "conv"), width, width, 3)?))
             }
             UpBlock::SkipUpBlock2D | UpBlock::AttnSkipUpBlock2D => {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::super::source::Source;
 use crate::error::{Error, Result};
 use crate::net::song_unet::{Decoder, Embedding, Encoder, SongUNetConfig};
+use crate::net::unet2d_config::{DownBlock, UNet2DConfig, UpBlock};
 
 /// The family of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +54,23 @@ impl Design {
             decoder_type: self.decoder,
             resample_filter: if filtered { vec![1.0, 3.0, 3.0, 1.0] } else { vec![1.0, 1.0] },
             ..SongUNetConfig::default()
+        }
+    }
+}
+
+impl Design {
+    /// The options of this project's network, for the family of DDPM.
+    pub fn unet2d(&self) -> UNet2DConfig {
+        use {DownBlock::DownBlock2D as Down, UpBlock::UpBlock2D as Up};
+        let down = |&on: &bool| if on { DownBlock::AttnDownBlock2D } else { Down };
+        let up = |&on: &bool| if on { UpBlock::LastAttnUpBlock2D } else { Up };
+        UNet2DConfig {
+            block_out_channels: self.mult.iter().map(|m| m * self.base).collect(),
+            layers_per_block: i64::try_from(self.blocks).unwrap_or(i64::MAX),
+            down_block_types: self.attention.iter().map(down).collect(),
+            up_block_types: self.attention.iter().rev().map(up).collect(),
+            dropout: 0.1,
+            ..UNet2DConfig::ddpm_cifar10()
         }
     }
 }

@@ -62,14 +62,13 @@ pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Loaded> {
     let tensors = gather(source, place, &items, raw)?;
     let (process, precond) = process(source, place, &design, options, &mut notes)?;
     let net = match design.kind {
-        Kind::Ddpm => return Err(Error::model("score_sde's DDPM network cannot be run")),
+        Kind::Ddpm => NetSpec::UNet2D(design.unet2d()),
         _ => NetSpec::SongUNet(design.song(shape[1]).into()),
     };
     let side = shape[1];
     let mut card = card(net, process, precond.into(), (shape, 0), (!raw).then_some("ema"));
     card.trained.steps = source.int("step").and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-    let files = vec![source.path().to_owned()];
-    Ok(Loaded { card, tensors: plan::to_own(&design, side, tensors)?, files, notes })
+    Ok(Loaded::of_file(source.path(), card, plan::to_own(&design, side, tensors)?, notes))
 }
 
 /// Shape of a sample. The file does not say it: published networks have their first attention at 16 x 16.
