@@ -198,14 +198,13 @@ fn a_unet_becomes_a_folder_of_diffusers_and_comes_back() {
 fn what_diffusers_cannot_hold_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("folder");
-    let form = settings(Form::Diffusers, small(3));
-    let refused = |source: &Path, word: &str| {
-        let error = convert(source, &folder, &form).err().unwrap();
+    let refused = |source: &Path, options: OpenOptions, word: &str| {
+        let error = convert(source, &folder, &settings(Form::Diffusers, options)).err().unwrap();
         assert!(error.to_string().contains(word), "{error}");
         assert_eq!(error.kind().exit_code(), 4);
         assert!(!folder.exists());
     };
-    refused(&fixture("ncsnpp.pth"), "diffusers has no such network");
+    refused(&fixture("ncsnpp.pth"), small(3), "diffusers has no such network");
     let model = dir.path().join("model.safetensors");
     for (process, objective, word) in [
         (ProcessName::Flow, "flow", "neither a DDPM table nor vp"),
@@ -214,7 +213,7 @@ fn what_diffusers_cannot_hold_is_refused() {
         (ProcessName::Vp, "flow", "neither noise, data nor v"),
     ] {
         unet(&model, process, &format!("type = \"{objective}\""));
-        refused(&model, word);
+        refused(&model, OpenOptions::default(), word);
     }
 }
 

@@ -20,6 +20,7 @@ use genlib::net::unet2d::UNet2D;
 use genlib::net::unet2d_config::UNet2DConfig;
 use genlib::net::{Cond, Mode, Network};
 use genlib::noise::streams::Rng;
+use genlib::process::{At, Point};
 use genlib::solver::Budget;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -371,6 +372,102 @@ fn a_seed_gives_the_image_that_diffusers_makes_of_it() {
     let scale = x.abs().max().double_value(&[]);
     let gap = gap(&x, &file["end"]);
     assert!(gap < 1e-4 * scale, "{gap:e} of {scale}");
+}
+
+/// A folder with the config of a fixture and weights by the formula.
+fn folder_of(name: &str) -> (tempfile::TempDir, PathBuf) {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path().to_owned();
+    let file = read(&fixtures().join(format!("networks/{name}.json")));
+    fs::write(folder.join("config.json"), file["config"].to_string()).unwrap();
+    let shapes: BTreeMap<String, Vec<i64>> = serde_json::from_value(file["tensors"].clone()).unwrap();
+    let all = shapes.iter().map(|(n, s)| (n.clone(), fill(n, s))).collect();
+    write(&folder.join("diffusion_pytorch_model.safetensors"), &all);
+    (temp, folder)
+}
+
+/// A few samples by the folder's own solver.
+fn drawn(folder: &Path, steps: usize, classes: &Classes) -> Result<Tensor, Error> {
+    let model = opened(folder)?;
+    let card = model.card.clone();
+    let denoiser = model.denoiser()?;
+    let settings = Settings {
+        solver: card.sample.solver.clone().unwrap(),
+        grid: card.sample.grid.clone().unwrap(),
+        budget: Budget::Steps(steps),
+        guidance: 1.0,
+        rng: Rng::Torch,
+        latent: Kind::Float,
+    };
+    let sampler = Sampler::new(&denoiser, &card.shape, card.classes, settings, Device::Cpu)?;
+    let jobs = [0, 1].map(|index| Job { index, seed: index as u64 });
+    Ok(sampler.of_range(card.range).draw(&jobs, classes, None, &mut |_| Ok(()))?.x)
+}
+
+#[test]
+fn networks_with_labels_are_sampled_with_labels() {
+    let (_temp, folder) = folder_of("learned-time");
+    // The usual table has more times than this network.
+    refused(&folder, &["num_train_timesteps", "20", "1000"]);
+    let scheduler = json!({"_class_name": "DDPMScheduler", "num_train_timesteps": 20});
+    fs::write(folder.join("scheduler_config.json"), scheduler.to_string()).unwrap();
+    let model = opened(&folder).unwrap();
+    assert_eq!((model.card.classes, model.card.shape), (20, vec![3, 8, 8]));
+    assert!(model.notes.iter().any(|note| note.contains("variances")));
+    let one = drawn(&folder, 4, &Classes::List(vec![3])).unwrap();
+    let other = drawn(&folder, 4, &Classes::List(vec![4])).unwrap();
+    assert_eq!(one.size(), [2, 3, 8, 8]);
+    assert!((one - other).abs().max().double_value(&[]) > 1e-3);
+
+    let (_temp, folder) = folder_of("label-vectors");
+    let error = drawn(&folder, 4, &Classes::None).unwrap_err();
+    assert_eq!(error.kind().exit_code(), 2);
+    assert!(error.to_string().contains("vectors"), "{error}");
+}
+
+#[test]
+fn folders_of_karras_ve_run() {
+    let (_temp, folder) = copied("score-ve");
+    let index = folder.join("model_index.json");
+    let text = fs::read_to_string(&index).unwrap();
+    fs::write(&index, text.replace("ScoreSdeVe", "KarrasVe")).unwrap();
+    let config = json!({"_class_name": "KarrasVeScheduler", "sigma_max": 20.0, "s_churn": 0});
+    fs::write(folder.join("scheduler/scheduler_config.json"), config.to_string()).unwrap();
+    let model = opened(&folder).unwrap();
+    assert_eq!(model.card.sample.steps, Some(50));
+    assert!(model.notes.iter().any(|note| note.contains("KarrasVe")));
+    // At the same noise level the network answers as within ScoreSdeVe: the score of data in [0, 1].
+    let (ve, edm) =
+        (opened(&fixtures().join("score-ve")).unwrap().denoiser().unwrap(), model.denoiser().unwrap());
+    let x = data("x", &[2, 3, 8, 8]);
+    let _guard = tch::no_grad_guard();
+    let answer = |model: &dyn Denoiser| {
+        let t = model.process().t_of_lambda(-(3.0f64.ln())).unwrap();
+        let at = At::all(Point::new(model.process(), t));
+        model.predict(&x, &at, &Cond::default()).unwrap()
+    };
+    assert!((answer(&ve) - answer(&edm)).abs().max().double_value(&[]) < 1e-5);
+    assert_eq!(drawn(&folder, 5, &Classes::None).unwrap().size(), [2, 3, 8, 8]);
+}
+
+#[test]
+fn every_parameter_is_trained() {
+    for name in ["resnet-blocks", "skip-blocks", "k-blocks", "learned-time"] {
+        let mut file = read(&fixtures().join(format!("networks/{name}.json")));
+        // Dropout would draw from libtorch's own generator.
+        file["config"]["dropout"] = json!(0);
+        let (net, store) = network(&file);
+        let t = Tensor::from_slice(&floats(&file["t"]));
+        let class = serde_json::from_value::<Option<Vec<i64>>>(file["labels"].clone()).unwrap();
+        let cond = Cond { class: class.map(|list| Tensor::from_slice(&list)), augment: None };
+        let shape: Vec<i64> = t.size().into_iter().chain(net.sample_shape().iter().copied()).collect();
+        let y = net.forward(&data("x", &shape), &t, &cond, Mode::Train).unwrap();
+        (y - data("target", &shape)).square().mean(Kind::Float).backward();
+        for (name, parameter) in store.trainable() {
+            let grad = parameter.grad();
+            assert!(grad.defined() && grad.isfinite().all().int64_value(&[]) == 1, "{name}");
+        }
+    }
 }
 
 /// Opening fails as a bad model, and the message names the culprit.

@@ -11,15 +11,22 @@ use tch::Tensor;
 
 use super::card::{ModelCard, Range, Trained};
 use super::scheduler::Scheduler;
+use crate::denoiser::precond::TimeInput;
 use crate::error::{Error, Result};
 use crate::io::hub::{Weights, read_json};
 use crate::net::spec::NetSpec;
 use crate::net::unet2d::current_name;
 use crate::net::unet2d_config::UNet2DConfig;
+use crate::objective::ObjectiveSpec;
+use crate::objective::spec::Plain;
+use crate::process::ProcessSpec;
 use crate::recipe::SampleSpec;
+use crate::solver::{Churn, GridKind, GridSpec, SolverName, SolverSpec, Terminal};
 
 /// The class of networks that are opened.
 const CLASS: &str = "UNet2DModel";
+/// The scheduler of KarrasVePipeline.
+const KARRAS_VE: &str = "KarrasVeScheduler";
 /// Stem of the weights that diffusers writes.
 const STEM: &str = "diffusion_pytorch_model";
 
@@ -69,8 +76,19 @@ impl Folder {
 
         let mut notes = Vec::new();
         let scheduler = match &parts.scheduler {
-            Some(path) => Scheduler::read(&read_json(path)?, &path.display().to_string())
-                .map_err(|e| e.hint("`gen inspect` shows the whole config of the scheduler"))?,
+            Some(path) => {
+                let json = read_json(path)?;
+                if json["_class_name"] == KARRAS_VE {
+                    notes.push(format!(
+                        "{KARRAS_VE} is run as EDM's stochastic sampler from its sigma_max to its sigma_min; \
+                         diffusers steps through their squares"
+                    ));
+                    karras_ve(&json)
+                } else {
+                    Scheduler::read(&json, &path.display().to_string())
+                        .map_err(|e| e.hint("`gen inspect` shows the whole config of the scheduler"))?
+                }
+            }
             None => {
                 let (json, text) = usual_scheduler(&config);
                 notes.push(format!("no scheduler_config.json in {}: {text} is assumed", path.display()));
@@ -108,8 +126,11 @@ impl Folder {
             precond: None,
             shape: shape.to_vec(),
             classes,
-            // ScoreSdeVePipeline takes what comes out for values in [0, 1].
-            range: if scheduler.class == "ScoreSdeVeScheduler" { Range::Unit } else { Range::Centred },
+            // These networks are of data in [0, 1], and so is what ScoreSdeVePipeline gives.
+            range: match scheduler.class.as_str() {
+                "ScoreSdeVeScheduler" | KARRAS_VE => Range::Unit,
+                _ => Range::Centred,
+            },
             sample,
             trained: Trained::default(),
         };
@@ -197,6 +218,33 @@ fn usual_scheduler(config: &UNet2DConfig) -> (Value, &'static str) {
         return (json!({"_class_name": "ScoreSdeVeScheduler"}), "the usual VE process");
     }
     (json!({"_class_name": "DDPMScheduler"}), "the DDPM table of 1000 linear betas")
+}
+
+/// Stochastic sampling of VE networks (Karras et al. 2022, algorithm 2), a class that diffusers gave up.
+///
+/// Its levels are of data in [-1, 1]; the network is of data in [0, 1], where they are half as high.
+fn karras_ve(json: &Value) -> Scheduler {
+    let number = |key: &str, usual: f64| json[key].as_f64().unwrap_or(usual);
+    let half = |key: &str, usual: f64| 0.5 * number(key, usual);
+    let churn = Churn {
+        s_churn: number("s_churn", 80.0),
+        s_min: half("s_min", 0.05),
+        s_max: half("s_max", 50.0),
+        s_noise: number("s_noise", 1.007),
+    };
+    let (sigma_min, sigma_max) = (half("sigma_min", 0.02), half("sigma_max", 100.0));
+    let solver = SolverSpec { churn: Some(churn), ..SolverSpec::new(SolverName::Edm) };
+    let grid = GridSpec { terminal: Some(Terminal::Zero), ..GridSpec::from(GridKind::Logsnr) };
+    Scheduler {
+        class: KARRAS_VE.to_owned(),
+        process: ProcessSpec::Edm { sigma_min, sigma_max, sigma_data: 0.5 },
+        objective: ObjectiveSpec::Score(Plain {
+            time: Some(TimeInput::Sigma),
+            raw: true,
+            ..Plain::default()
+        }),
+        sample: SampleSpec { solver: Some(solver), grid: Some(grid), ..SampleSpec::default() },
+    }
 }
 
 /// The scheduler's defaults with the number of steps that the pipeline has by itself.

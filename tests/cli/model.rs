@@ -25,6 +25,19 @@ fn models_that_cannot_be_opened() {
         t.fails(4, &format!("sample --out x --seeds 0 --model {model}"));
     }
     t.fails(4, "sample --out x --model runs/plain --weights other");
+    for folder in [
+        "no-weights",
+        "no-part",
+        "cut",
+        "pointer",
+        "conditional",
+        "activation",
+        "other-width",
+        "scheduler",
+        "whole --weights ema",
+    ] {
+        t.fails(4, &format!("sample --out x --seeds 0 --model hub/{folder}"));
+    }
     t.check("model");
 }
 
@@ -44,7 +57,15 @@ fn bare_modules_are_asked_what_they_are() {
 #[test]
 fn files_that_cannot_be_listed() {
     let mut t = Transcript::new();
-    for path in ["models/absent.safetensors", "models/cut.safetensors", "note.txt", "empty", "models/hub"] {
+    for path in [
+        "models/absent.safetensors",
+        "models/cut.safetensors",
+        "note.txt",
+        "empty",
+        "models/hub",
+        "hub/no-weights",
+        "hub/no-part",
+    ] {
         t.fails(4, &format!("inspect {path}"));
     }
     t.check("inspect");

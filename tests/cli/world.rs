@@ -22,6 +22,7 @@ pub fn world() -> &'static Path {
         std::os::unix::fs::symlink(root().join("data/digits"), place.join("data/digits")).unwrap();
         fs::write(place.join("note.txt"), "hello\n").unwrap();
         models(&place);
+        hub(&place);
         images(&place);
         statistics(&place);
         place
@@ -30,19 +31,20 @@ pub fn world() -> &'static Path {
 
 /// A place in the world whose name no other test uses.
 pub fn copy(from: &str, to: &str) {
-    fn walk(from: &Path, to: &Path) {
-        fs::create_dir_all(to).unwrap();
-        for entry in fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            let target = to.join(entry.file_name());
-            if entry.path().is_dir() {
-                walk(&entry.path(), &target);
-            } else {
-                fs::copy(entry.path(), target).unwrap();
-            }
+    walk(&world().join(from), &world().join(to));
+}
+
+fn walk(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            walk(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
         }
     }
-    walk(&world().join(from), &world().join(to));
 }
 
 fn models(place: &Path) {
@@ -107,6 +109,36 @@ fn models(place: &Path) {
     edit_card("other-shape.safetensors", &|card| card["model"]["model_channels"] = json!(16));
     edit_card("newer.safetensors", &|card| card["format"] = json!(9));
     edit_card("other-network.safetensors", &|card| card["model"]["type"] = json!("hyper-net"));
+}
+
+/// Folders of diffusers, whole and damaged.
+fn hub(place: &Path) {
+    let folder = |name: &str| {
+        let to = place.join("hub").join(name);
+        walk(&root().join("tests/fixtures/diffusers/ddim"), &to);
+        to
+    };
+    let stem = "unet/diffusion_pytorch_model";
+    let (weights, index) = (format!("{stem}.safetensors"), format!("{stem}.safetensors.index.json"));
+    folder("whole");
+    fs::remove_file(folder("no-weights").join(&weights)).unwrap();
+    let part = folder("no-part");
+    fs::remove_file(part.join(&weights)).unwrap();
+    fs::write(part.join(&index), r#"{"weight_map": {"conv_in.weight": "part-1.safetensors"}}"#).unwrap();
+    let cut = folder("cut").join(&weights);
+    let bytes = fs::read(&cut).unwrap();
+    fs::write(&cut, &bytes[..bytes.len() - 1000]).unwrap();
+    fs::write(folder("pointer").join(&weights), "version https://git-lfs.github.com/spec/v1\n").unwrap();
+    let edit = |name: &str, file: &str, from: &str, to: &str| {
+        let path = folder(name).join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from));
+        fs::write(path, text.replace(from, to)).unwrap();
+    };
+    edit("conditional", "model_index.json", "UNet2DModel", "UNet2DConditionModel");
+    edit("activation", "unet/config.json", "\"silu\"", "\"tanh\"");
+    edit("other-width", "unet/config.json", "\"time_embedding_dim\": 8", "\"time_embedding_dim\": 16");
+    edit("scheduler", "scheduler/scheduler_config.json", "DDIMScheduler", "KarrasScheduler");
 }
 
 fn images(place: &Path) {

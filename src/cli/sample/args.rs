@@ -72,7 +72,7 @@ pub struct SampleArgs {
         hide_short_help = true
     )]
     pub rng: Rng,
-    /// Which of the run's averaged weights [default: the first]
+    /// Which of the run's averaged weights, or variant of a folder's such as fp16 [default: the first]
     #[arg(long, value_name = "NAME", help_heading = "Which samples")]
     pub weights: Option<String>,
 
