@@ -23,6 +23,7 @@ use genlib::net::unet2d::UNet2D;
 use genlib::net::unet2d_config::{UNet2DConfig, UpBlock};
 use genlib::net::{Cond, Mode};
 use genlib::process::{At, Point, ProcessName, ProcessSpec};
+use proptest::prelude::*;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -326,6 +327,33 @@ fn dropped_transposed_and_surplus_tensors_are_named() {
         },
         "blocks.1.attn.qkv.weight",
     );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn files_damaged_at_random_open_or_are_errors(
+        which in 0usize..4,
+        cut in proptest::option::of(0.0f64..1.0),
+        flips in proptest::collection::vec((0.0f64..1.0, any::<u8>()), 0..5),
+    ) {
+        let name = ["edm-vp.pkl", "edm-adm.pkl", "ncsnpp.pth", "training.pt"][which];
+        let mut bytes = std::fs::read(fixture(name)).unwrap();
+        for (at, value) in flips {
+            let at = (at * bytes.len() as f64) as usize;
+            bytes[at] = value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate((cut * bytes.len() as f64) as usize);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        if let Err(error) = open(&path, &OpenOptions::default(), Device::Cpu) {
+            prop_assert_eq!(error.kind().exit_code(), 4, "{}", error);
+        }
+    }
 }
 
 #[test]

@@ -96,6 +96,8 @@ impl<'a> Walk<'a> {
             }
             (_, "_reconstruct_persistent_obj") => return self.persistent(call, &name, facts, depth),
             ("collections", "OrderedDict" | "defaultdict") => {}
+            // A module is read whatever its class is called.
+            _ if call.state.is_some_and(|state| self.is_module(state)) => {}
             (module, class) => {
                 let full = format!("{module}.{class}");
                 if !self.unknown.contains(&full) && self.unknown.len() < 100 {
@@ -132,15 +134,20 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Whether these are the attributes of a `torch.nn.Module`.
+    fn is_module(&self, state: Id) -> bool {
+        let Node::Dict(pairs) = self.pickle.get(state) else { return false };
+        let has = |key: &str| pairs.iter().any(|(k, _)| self.pickle.str(*k) == Some(key));
+        has("_modules") && has("_parameters")
+    }
+
     /// The attributes `state` of an object of `class`: those of a module become its state dict.
     fn attributes(&mut self, state: Id, class: &str, name: String, facts: bool, depth: usize) -> Result<()> {
         let pickle = self.pickle;
         let Node::Dict(pairs) = pickle.get(state) else {
             return self.visit(state, name, facts, depth + 1);
         };
-        let has = |key: &str| pairs.iter().any(|(k, _)| pickle.str(*k) == Some(key));
-        let module = has("_modules") && has("_parameters");
-        if !module {
+        if !self.is_module(state) {
             return self.visit(state, name, facts, depth + 1);
         }
         self.scalars.insert(join(&name, CLASS), Scalar::Str(class.to_owned()));
@@ -151,7 +158,7 @@ impl<'a> Walk<'a> {
         }
         for &(key, value) in pairs {
             let Some(key) = pickle.str(key) else { continue };
-            if !key.starts_with('_') || key.starts_with("_init_") {
+            if (!key.starts_with('_') || key.starts_with("_init_")) && key != "training" {
                 self.visit(value, join(&name, key), true, depth + 1)?;
             }
         }

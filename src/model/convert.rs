@@ -106,7 +106,7 @@ pub fn convert(source: &Path, destination: &Path, settings: &Settings) -> Result
             .at(format!("--part {part}"))
             .hint("--to safetensors writes a part of a file's tensors"));
     }
-    let Loaded { card, tensors, place, notes, path, .. } = load(source, &settings.open)?;
+    let Loaded { card, tensors, place, mut notes, path, .. } = load(source, &settings.open)?;
     // Built once, so that what is written is known to fit its network.
     let (net, store) = assemble(&card, &tensors, &place, Kind::Float, Device::Cpu)?;
     if settings.form == Form::TorchScript {
@@ -125,6 +125,12 @@ pub fn convert(source: &Path, destination: &Path, settings: &Settings) -> Result
         safetensors::write(destination, &tensors, &card.metadata()?)?;
         vec![destination.to_owned()]
     } else {
+        if card.classes > 0 {
+            notes.push(
+                "diffusers' DDPMPipeline hands no class to the network: call its `unet` with class_labels"
+                    .to_owned(),
+            );
+        }
         diffusers_out::write(destination, &card, &tensors)?
     };
     Ok(written(&tensors, files, notes))

@@ -99,6 +99,9 @@ fn precond(source: &Source, place: &str) -> Result<Precond> {
     }
 }
 
+/// What an option that is a size may be: more is damage, and would only cost memory.
+const SIZES: std::ops::RangeInclusive<i64> = 0..=1 << 20;
+
 /// The recorded options of an object.
 struct Facts<'a> {
     source: &'a Source,
@@ -117,12 +120,13 @@ impl Facts<'_> {
             return Ok(default);
         }
         read(self.source, &name).ok_or_else(|| {
-            Error::model(format!("option `{name}` cannot be used")).why("it is not of the type it must have")
+            Error::model(format!("option `{name}` cannot be used"))
+                .why("it is not of the type or size it must have")
         })
     }
 
     fn int(&self, key: &str, default: i64) -> Result<i64> {
-        self.get(key, default, Source::int)
+        self.get(key, default, |source, name| source.int(name).filter(|n| SIZES.contains(n)))
     }
 
     fn number(&self, key: &str, default: f64) -> Result<f64> {
@@ -130,13 +134,15 @@ impl Facts<'_> {
     }
 
     fn ints(&self, key: &str, default: &[i64]) -> Result<Vec<i64>> {
-        self.get(key, default.to_vec(), Source::ints)
+        let sizes = |source: &Source, name: &str| {
+            source.ints(name).filter(|list| list.len() <= 16 && list.iter().all(|n| SIZES.contains(n)))
+        };
+        self.get(key, default.to_vec(), sizes)
     }
 
     fn needed(&self, key: &str) -> Result<i64> {
-        self.source
-            .int(&self.name(key))
-            .ok_or_else(|| Error::model(format!("the network has no option `{}`", self.name(key))))
+        let found = self.source.int(&self.name(key)).filter(|n| SIZES.contains(n));
+        found.ok_or_else(|| Error::model(format!("the network has no usable option `{}`", self.name(key))))
     }
 
     fn choice<T: Copy>(&self, key: &str, choices: &[(&str, T)]) -> Result<T> {
@@ -231,7 +237,31 @@ fn network(facts: &Facts<'_>) -> Result<(NetSpec, Vec<i64>, i64)> {
                 .why("only SongUNet and DhariwalUNet are known"));
         }
     };
+    check_size(facts, &net)?;
     Ok((net, vec![channels, side, side], classes))
+}
+
+/// Options that a file's own tensors contradict would only cost memory: the first layer must have its shape, and
+/// no more blocks can be asked for than there are tensors.
+fn check_size(facts: &Facts<'_>, net: &NetSpec) -> Result<()> {
+    let (base, emb, noise, blocks) = match (net, net.song()) {
+        (NetSpec::Adm(c), _) => (c.model_channels, c.channel_mult_emb, 1, c.num_blocks),
+        (_, Some(c)) => (c.model_channels, c.channel_mult_emb, c.channel_mult_noise, c.num_blocks),
+        _ => return Ok(()),
+    };
+    let name = under(&facts.place, "map_layer0.weight");
+    let want = [base.saturating_mul(emb), base.saturating_mul(noise)];
+    if let Some(found) = facts.source.shape(&name)
+        && found != want
+    {
+        return Err(Error::shape(&name, &want, found));
+    }
+    let tensors = i64::try_from(facts.source.names().len()).unwrap_or(i64::MAX);
+    if blocks > tensors || base > 1 << 14 {
+        return Err(Error::model(format!("option `{}` cannot be used", facts.name("num_blocks")))
+            .why(format!("{blocks} blocks of {base} channels, but the file holds {tensors} tensors")));
+    }
+    Ok(())
 }
 
 fn song(facts: &Facts<'_>) -> Result<SongUNetConfig> {
@@ -256,7 +286,9 @@ fn song(facts: &Facts<'_>) -> Result<SongUNetConfig> {
         )?,
         decoder_type: facts
             .choice("decoder_type", &[("standard", Decoder::Standard), ("skip", Decoder::Skip)])?,
-        resample_filter: facts.get("resample_filter", base.resample_filter.clone(), Source::numbers)?,
+        resample_filter: facts.get("resample_filter", base.resample_filter.clone(), |source, name| {
+            source.numbers(name).filter(|taps| taps.len() <= 16)
+        })?,
         skip_scale: base.skip_scale,
     })
 }

@@ -192,7 +192,8 @@ pub(super) fn design(source: &Source, place: &str) -> Result<Design> {
     let all = list.iter().filter(|m| matches!(m, Module::Res { .. }) && !half(m)).count();
     // Blocks down, two in the middle, one more per level up.
     let down = all.checked_sub(2 + levels).filter(|n| n.is_multiple_of(2 * levels) && *n > 0);
-    let (Some(down), true) = (down, halvings.is_multiple_of(2) && base > 0 && channels > 0) else {
+    let usable = halvings.is_multiple_of(2) && levels <= 16 && base > 0 && channels > 0;
+    let (Some(down), true) = (down, usable) else {
         return Err(Error::model("the blocks of the network do not make a U-Net")
             .why(format!("it has {all} residual blocks and {halvings} changes of resolution")));
     };
