@@ -20,10 +20,17 @@ fn main() {
         .include(root.join("include/torch/csrc/api/include"))
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .flag("-w");
-    build.clone().opt_level(1).file("src/torch/shim/shim.cpp").compile("gen_shim");
+    build
+        .clone()
+        .opt_level(1)
+        .file("src/torch/shim/shim.cpp")
+        .file("src/torch/shim/module.cpp")
+        .file("src/torch/shim/conv.cpp")
+        .compile("gen_shim");
     // The kernels run on libtorch's own threads, which are those of OpenMP.
     build.opt_level(2).flag("-fopenmp").file("src/torch/shim/norm.cpp").compile("gen_norm");
     println!("cargo:rustc-link-arg=-lgomp");
+    empty_libtorch();
 
     // Installed beside its libraries, or in the developer's checkout.
     for place in ["$ORIGIN/../lib", "$ORIGIN/../lib/gen", "$ORIGIN/lib"] {
@@ -35,4 +42,19 @@ fn main() {
     let commit = commit.ok().filter(|o| o.status.success()).and_then(|o| String::from_utf8(o.stdout).ok());
     println!("cargo:rustc-env=GEN_COMMIT={}", commit.as_deref().map_or("unknown", str::trim));
     println!("cargo:rerun-if-changed=.git/logs/HEAD");
+}
+
+/// An empty library named `libtorch.so`, kept in the binary for compiled packages (src/torch/umbrella.rs).
+fn empty_libtorch() {
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo names the output folder"));
+    let source = out.join("empty.c");
+    std::fs::write(&source, "").expect("the output folder can be written");
+    let status = cc::Build::new()
+        .get_compiler()
+        .to_command()
+        .args(["-shared", "-nostdlib", "-s", "-Wl,-soname,libtorch.so", "-o"])
+        .arg(out.join("libtorch.so"))
+        .arg(&source)
+        .status();
+    assert!(status.is_ok_and(|s| s.success()), "the C compiler cannot make an empty shared library");
 }

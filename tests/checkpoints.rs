@@ -13,6 +13,7 @@ use genlib::io::safetensors;
 use genlib::math::rng::{SplitMix64, fnv1a64};
 use genlib::model::load::load;
 use genlib::model::open::{OpenOptions, Opened, open};
+use genlib::model::raw::{ProcessEntry, RawSpec};
 use genlib::model::source::Source;
 use genlib::net::adm::{Adm, AdmConfig};
 use genlib::net::dit::{Dit, DitConfig};
@@ -94,8 +95,15 @@ fn opens(file: &str, facts: &str, options: &OpenOptions) -> Opened {
     opened
 }
 
+/// The same of a model of this process.
+fn of(process: ProcessName, mut options: OpenOptions) -> OpenOptions {
+    options.raw.process = Some(ProcessEntry::Name(process));
+    options
+}
+
 fn sided(side: i64, channels: i64) -> OpenOptions {
-    OpenOptions { shape: Some(vec![channels, side, side]), ..OpenOptions::default() }
+    let raw = RawSpec { shape: Some(vec![channels, side, side]), ..RawSpec::default() };
+    OpenOptions { raw, ..OpenOptions::default() }
 }
 
 #[test]
@@ -112,7 +120,7 @@ fn pickles_of_edm_give_what_edm_gives() {
 
 #[test]
 fn checkpoints_of_score_sde_give_what_score_sde_gives() {
-    let subvp = OpenOptions { process: Some(ProcessName::Subvp), ..sided(8, 1) };
+    let subvp = of(ProcessName::Subvp, sided(8, 1));
     let opened = opens("ddpmpp.pth", "ddpmpp.json", &subvp);
     assert_eq!((opened.card.trained.steps, opened.card.trained.ema.as_deref()), (1234, Some("ema")));
     let opened = opens("ncsnpp.pth", "ncsnpp.json", &sided(8, 3));
@@ -141,7 +149,7 @@ fn what_score_sde_does_not_say_is_assumed_and_noted() {
     for (options, word) in [
         (OpenOptions { weights: Some("best".into()), ..sided(8, 3) }, "ema or raw"),
         (sided(8, 1), "3 channels"),
-        (OpenOptions { process: Some(ProcessName::Flow), ..sided(8, 3) }, "vp, subvp, ve or ddpm"),
+        (of(ProcessName::Flow, sided(8, 3)), "vp, subvp, ve or ddpm"),
     ] {
         says(&load(&fixture("ncsnpp.pth"), &options).err().unwrap(), word);
     }
@@ -155,9 +163,9 @@ fn checkpoints_of_dit_and_sit_give_what_they_give() {
     let opened = opens("training.pt", "training.json", &OpenOptions::default());
     assert_eq!(opened.card.process, ProcessSpec::Flow {});
     assert!(opened.notes.is_empty() || opened.notes.iter().all(|note| note.contains("heads")));
-    let flow = OpenOptions { process: Some(ProcessName::Flow), ..OpenOptions::default() };
+    let flow = of(ProcessName::Flow, OpenOptions::default());
     assert_eq!(load(&fixture("dit.pt"), &flow).unwrap().card.process, ProcessSpec::Flow {});
-    let edm = OpenOptions { process: Some(ProcessName::Edm), ..OpenOptions::default() };
+    let edm = of(ProcessName::Edm, OpenOptions::default());
     assert_eq!(load(&fixture("dit.pt"), &edm).err().unwrap().kind().exit_code(), 2);
 }
 

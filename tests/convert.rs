@@ -11,6 +11,7 @@ use genlib::io::safetensors;
 use genlib::model::card::{ModelCard, Range, Trained};
 use genlib::model::convert::{Form, Settings, convert};
 use genlib::model::open::{OpenOptions, Opened, open};
+use genlib::model::raw::RawSpec;
 use genlib::net::spec::NetSpec;
 use genlib::net::store::Store;
 use genlib::net::{Cond, Mode};
@@ -27,7 +28,8 @@ fn opened(path: &Path, options: &OpenOptions) -> Opened {
 }
 
 fn small(channels: i64) -> OpenOptions {
-    OpenOptions { shape: Some(vec![channels, 8, 8]), ..OpenOptions::default() }
+    let raw = RawSpec { shape: Some(vec![channels, 8, 8]), ..RawSpec::default() };
+    OpenOptions { raw, ..OpenOptions::default() }
 }
 
 fn settings(form: Form, open: OpenOptions) -> Settings {
@@ -151,6 +153,7 @@ fn unet(path: &Path, process: ProcessName, objective: &str) {
         model,
         process: process.spec(),
         objective: toml::from_str(objective).unwrap(),
+        precond: None,
         shape,
         classes: 0,
         range: Range::default(),
@@ -195,14 +198,13 @@ fn a_unet_becomes_a_folder_of_diffusers_and_comes_back() {
 fn what_diffusers_cannot_hold_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("folder");
-    let form = settings(Form::Diffusers, small(3));
-    let refused = |source: &Path, word: &str| {
-        let error = convert(source, &folder, &form).err().unwrap();
+    let refused = |source: &Path, options: OpenOptions, word: &str| {
+        let error = convert(source, &folder, &settings(Form::Diffusers, options)).err().unwrap();
         assert!(error.to_string().contains(word), "{error}");
         assert_eq!(error.kind().exit_code(), 4);
         assert!(!folder.exists());
     };
-    refused(&fixture("ncsnpp.pth"), "diffusers has no such network");
+    refused(&fixture("ncsnpp.pth"), small(3), "diffusers has no such network");
     let model = dir.path().join("model.safetensors");
     for (process, objective, word) in [
         (ProcessName::Flow, "flow", "neither a DDPM table nor vp"),
@@ -211,7 +213,7 @@ fn what_diffusers_cannot_hold_is_refused() {
         (ProcessName::Vp, "flow", "neither noise, data nor v"),
     ] {
         unet(&model, process, &format!("type = \"{objective}\""));
-        refused(&model, word);
+        refused(&model, OpenOptions::default(), word);
     }
 }
 

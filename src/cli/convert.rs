@@ -6,11 +6,11 @@ use clap::Args;
 use serde_json::json;
 
 use super::Globals;
+use super::raw::RawArgs;
 use super::ui::Ui;
 use crate::error::Result;
 use crate::model::convert::{Form, Settings, convert};
 use crate::model::open::OpenOptions;
-use crate::process::ProcessName;
 
 /// Write a model in another form
 #[derive(Debug, Args)]
@@ -18,6 +18,7 @@ use crate::process::ProcessName;
     gen convert edm-cifar10-32x32-cond-vp.pkl cifar.safetensors\n  \
     gen convert checkpoint_8.pth subvp.safetensors --process subvp\n  \
     gen convert runs/ddpm my-ddpm --to diffusers\n  \
+    gen convert runs/ddpm my-ddpm.pt\n  \
     gen convert inception.pth inception.safetensors --dtype f16\n\n\
     Sources: snapshots, run folders, folders of diffusers, and checkpoints of EDM, score_sde, DiT and SiT;\n\
     for `--to safetensors` any PyTorch checkpoint. Nothing in a checkpoint is executed.\n\
@@ -25,20 +26,17 @@ use crate::process::ProcessName;
 pub struct ConvertArgs {
     /// The model: a snapshot, a run folder, a folder of diffusers or a checkpoint
     source: PathBuf,
-    /// Where to write: a .safetensors file, or a folder
+    /// Where to write: a .safetensors file, a .pt file or a folder
     destination: PathBuf,
-    /// The form [default: snapshot for a .safetensors file (safetensors if the source is no known model), diffusers for a folder]
+    /// The form [default: snapshot for a .safetensors file (safetensors if the source is no known model), torchscript for a .pt file, diffusers for a folder]
     #[arg(long, value_enum, value_name = "FORM")]
     to: Option<Form>,
     /// Which weights: a run's average, or ema or raw of a checkpoint [default: the averaged ones]
     #[arg(long, value_name = "NAME")]
     weights: Option<String>,
-    /// Process of a checkpoint that does not say it
-    #[arg(long, value_enum, value_name = "NAME")]
-    process: Option<ProcessName>,
-    /// Shape of a sample of a checkpoint that does not say it, such as 3,32,32
-    #[arg(long, value_name = "C,H,W", value_delimiter = ',', value_parser = clap::value_parser!(i64).range(1..=65536))]
-    shape: Vec<i64>,
+    /// What a checkpoint does not say
+    #[command(flatten)]
+    raw: RawArgs,
     /// Only the tensors below this name, which is taken off (--to safetensors)
     #[arg(long, value_name = "NAME")]
     part: Option<String>,
@@ -72,12 +70,7 @@ pub fn run(args: &ConvertArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> 
 }
 
 fn settings(args: &ConvertArgs, globals: &Globals, form: Form) -> Result<Settings> {
-    let open = OpenOptions {
-        weights: args.weights.clone(),
-        process: args.process,
-        shape: (!args.shape.is_empty()).then(|| args.shape.clone()),
-        ..OpenOptions::default()
-    };
+    let open = OpenOptions { weights: args.weights.clone(), raw: args.raw.spec(), ..OpenOptions::default() };
     let kind = globals.dtype.map(|dtype| dtype.autocast().unwrap_or(dtype.storage()));
     Ok(Settings { form, open, kind, part: args.part.clone(), overwrite: args.overwrite })
 }
@@ -87,5 +80,6 @@ fn form_name(form: Form) -> &'static str {
         Form::Snapshot => "snapshot",
         Form::Diffusers => "diffusers",
         Form::Safetensors => "safetensors",
+        Form::TorchScript => "torchscript",
     }
 }

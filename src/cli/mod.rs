@@ -19,6 +19,7 @@ pub mod convert;
 pub mod doctor;
 pub mod eval_fid;
 pub mod inspect;
+pub mod raw;
 pub mod ref_stats;
 pub mod sample;
 pub mod selftest;

@@ -55,6 +55,29 @@ pub fn write(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>)
     result
 }
 
+/// Writes `path` through `fill`, which gets the name of a temporary file to make: for libraries that want a
+/// path.
+///
+/// # Errors
+/// What `fill` fails with, or a write error that names `path`.
+pub fn write_file(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let failed = |source: std::io::Error| Error::write(path, &source);
+    let temporary = temporary_sibling(path)?;
+    let attempt = || -> Result<()> {
+        File::create(&temporary).map_err(failed)?;
+        fill(&temporary)?;
+        File::open(&temporary).and_then(|f| f.sync_all()).map_err(failed)?;
+        fs::rename(&temporary, path).map_err(failed)?;
+        sync_parent(path).map_err(failed)
+    };
+    let result = attempt();
+    if result.is_err() {
+        // The first error is the one to report; a leftover file is harmless.
+        let _ = fs::remove_file(&temporary);
+    }
+    result
+}
+
 /// Fails if `path` could not be written, before the work whose result goes there; nothing is left behind.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::denoiser::precond::Precond;
 use crate::error::{Error, Result};
 use crate::io::safetensors;
 use crate::net::spec::NetSpec;
@@ -26,6 +27,9 @@ pub struct ModelCard {
     pub process: ProcessSpec,
     /// What it was trained for; says what its output means.
     pub objective: ObjectiveSpec,
+    /// Scalings around the network, where they are not those of the objective.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precond: Option<Precond>,
     /// Shape of one sample.
     pub shape: Vec<i64>,
     /// Number of classes, 0 for none.
@@ -77,6 +81,12 @@ pub struct Trained {
 impl ModelCard {
     /// The current version of this form.
     pub const FORMAT: u32 = 1;
+
+    /// Scalings and time units around the network; none for a classifier.
+    #[must_use]
+    pub fn scalings(&self) -> Option<Precond> {
+        self.precond.or_else(|| self.objective.precond())
+    }
 
     /// The metadata of a safetensors file with this card.
     ///

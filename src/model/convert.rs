@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
 use super::diffusers_out;
+use super::export;
 use super::foreign::Layout;
 use super::kind::FileKind;
 use super::load::{Loaded, load};
-use super::open::{OpenOptions, assemble, weights_of};
+use super::open::{OpenOptions, Opened, assemble, weights_of};
 use super::source::Source;
 use crate::error::{Error, Result};
 use crate::io::{atomic, safetensors};
@@ -23,6 +24,9 @@ pub enum Form {
     Diffusers,
     /// The tensors alone, under the names that the file gives them.
     Safetensors,
+    /// A TorchScript module with its parameters, and a JSON file beside it that says what it is.
+    #[value(name = "torchscript")]
+    TorchScript,
 }
 
 impl Form {
@@ -33,11 +37,12 @@ impl Form {
     pub fn of(source: &Path, destination: &Path) -> Result<Self> {
         match destination.extension().and_then(|e| e.to_str()) {
             Some("safetensors") => Ok(if is_model(source)? { Form::Snapshot } else { Form::Safetensors }),
+            Some("pt" | "ts") => Ok(Form::TorchScript),
             None => Ok(Form::Diffusers),
             Some(_) if destination.is_dir() => Ok(Form::Diffusers),
             Some(other) => Err(Error::usage(format!("`.{other}` does not say what to write"))
                 .at(destination.display())
-                .hint("name a .safetensors file or a folder, or say --to")),
+                .hint("name a .safetensors file, a .pt file (TorchScript) or a folder, or say --to")),
         }
     }
 }
@@ -101,9 +106,20 @@ pub fn convert(source: &Path, destination: &Path, settings: &Settings) -> Result
             .at(format!("--part {part}"))
             .hint("--to safetensors writes a part of a file's tensors"));
     }
-    let Loaded { card, tensors, place, mut notes, .. } = load(source, &settings.open)?;
+    let Loaded { card, tensors, place, mut notes, path, .. } = load(source, &settings.open)?;
     // Built once, so that what is written is known to fit its network.
-    drop(assemble(&card, &tensors, &place, Kind::Float, Device::Cpu)?);
+    let (net, store) = assemble(&card, &tensors, &place, Kind::Float, Device::Cpu)?;
+    if settings.form == Form::TorchScript {
+        if settings.kind.is_some_and(|kind| kind != Kind::Float) {
+            return Err(Error::usage("a module is written in f32")
+                .at("--dtype")
+                .hint("cast the module when it is loaded: module.to(torch.bfloat16)"));
+        }
+        let opened = Opened::new(card, net, store, path);
+        let files = export::torchscript(&opened, destination)?;
+        return Ok(written(&tensors, files, notes));
+    }
+    drop((net, store));
     let tensors = cast(tensors, settings.kind)?;
     let files = if settings.form == Form::Snapshot {
         safetensors::write(destination, &tensors, &card.metadata()?)?;

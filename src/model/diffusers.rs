@@ -123,6 +123,7 @@ impl Folder {
             model: NetSpec::UNet2D(config),
             process: scheduler.process,
             objective: scheduler.objective,
+            precond: None,
             shape: shape.to_vec(),
             classes,
             // These networks are of data in [0, 1], and so is what ScoreSdeVePipeline gives.

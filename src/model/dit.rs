@@ -107,7 +107,7 @@ fn network(source: &Source, place: &str, notes: &mut Vec<String>) -> Result<(Dit
 /// caller says that it is one.
 fn kind(source: &Source, options: &OpenOptions, notes: &mut Vec<String>) -> Result<(ProcessSpec, Precond)> {
     let path = source.text("args.path_type");
-    let sit = match (options.process, path) {
+    let sit = match (options.raw.process_name(), path) {
         (Some(ProcessName::Ddpm), _) => None,
         (Some(process @ (ProcessName::Flow | ProcessName::TrigFlow | ProcessName::Vp)), _) => Some(process),
         (Some(_), _) => {

@@ -96,6 +96,7 @@ pub(super) fn card(
         model,
         process,
         objective,
+        precond: None,
         shape,
         classes,
         range: Range::default(),

@@ -36,7 +36,11 @@ pub struct Loaded {
 /// # Errors
 /// A model error where it is missing, damaged, or of a kind that has no card and tensors.
 pub fn load(path: &Path, options: &OpenOptions) -> Result<Loaded> {
-    let file = match FileKind::of(path)? {
+    let kind = FileKind::of(path)?;
+    if matches!(kind, FileKind::Run | FileKind::HuggingFace) {
+        says_itself(path, kind.name(), options)?;
+    }
+    let file = match kind {
         FileKind::Safetensors => path.to_path_buf(),
         FileKind::Run => weights_of(path, options.weights.as_deref())?,
         FileKind::Checkpoint => return foreign::read(path, options),
@@ -44,8 +48,8 @@ pub fn load(path: &Path, options: &OpenOptions) -> Result<Loaded> {
         FileKind::HuggingFace => return folder(path, options),
         other => {
             return Err(Error::model(format!("cannot run a {}", other.name())).at(path.display()).hint(
-                "this release runs snapshots and run folders of `gen train`, folders of diffusers, and \
-                 checkpoints of EDM, score_sde, DiT and SiT",
+                "gen runs snapshots and run folders of `gen train`, folders of diffusers, checkpoints of EDM, \
+                 score_sde, DiT and SiT, TorchScript modules and AOTInductor packages",
             ));
         }
     };
@@ -62,10 +66,12 @@ fn snapshot(path: &Path, options: &OpenOptions) -> Result<Loaded> {
         }
     }
     let card = ModelCard::of(&file)?;
+    says_itself(path, "snapshot", options)?;
     let tensors = file.tensors().map_err(|e| e.kinded(Kind::Model))?;
     Ok(Loaded::of_file(path, card, tensors, Vec::new()))
 }
 
+/// A folder of diffusers.
 fn folder(path: &Path, options: &OpenOptions) -> Result<Loaded> {
     let folder = diffusers::Folder::read(path, options.weights.as_deref())
         .map_err(|e| e.at(path.display()).kinded(Kind::Model))?;
@@ -85,4 +91,14 @@ impl Loaded {
         let (place, path) = (path.display().to_string(), path.to_owned());
         Loaded { card, tensors, files: vec![path.clone()], path, place, notes }
     }
+}
+
+/// Refuses what is said by hand of a model that says it itself.
+fn says_itself(path: &Path, what: &str, options: &OpenOptions) -> Result<()> {
+    if options.raw.is_empty() {
+        return Ok(());
+    }
+    Err(Error::usage(format!("the {what} says itself what it is")).at(path.display()).hint(
+        "leave --process, --prediction, --shape, --time and --classes out; they are for bare modules and checkpoints",
+    ))
 }

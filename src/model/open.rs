@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Tensor};
 
 use super::card::ModelCard;
+use super::kind::FileKind;
 use super::load::{Loaded, load};
+use super::raw::RawSpec;
 use crate::denoiser::network::{Compute, NetDenoiser};
 use crate::error::{Error, Kind, Result};
 use crate::net::Network;
 use crate::net::store::Store;
-use crate::process::ProcessName;
 use crate::torch::runtime::{Dtype, MemoryFormat};
 
 /// How a model is opened.
@@ -20,12 +21,10 @@ pub struct OpenOptions {
     /// Which of a run's averages, or which variant of a folder's weights (`--weights`); the first if not given.
     /// Checkpoints of other projects have `ema` and `raw`.
     pub weights: Option<String>,
-    /// The process of a checkpoint that does not say it.
-    pub process: Option<ProcessName>,
-    /// Shape of a sample of a checkpoint that does not say it.
-    pub shape: Option<Vec<i64>>,
     /// What the network computes in.
     pub dtype: Dtype,
+    /// What is said of a module or checkpoint that does not say it itself.
+    pub raw: RawSpec,
     /// Memory format of images and convolution weights.
     pub format: MemoryFormat,
     /// The network always sees blocks of [`BLOCK`] samples, so that a sample is the same to the last bit
@@ -57,12 +56,20 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// `net` with its weights in `store`, as `card` says, run in f32; `path` is where they come from.
+    #[must_use]
+    pub fn new(card: ModelCard, net: Box<dyn Network>, store: Store, path: PathBuf) -> Self {
+        let files = vec![path.clone()];
+        let compute = Compute::default();
+        Opened { card, net, store, path, files, notes: Vec::new(), compute, blocks: false }
+    }
+
     /// The network as a model of its process.
     ///
     /// # Errors
     /// Where its objective does not make it one (a classifier).
     pub fn denoiser(self) -> Result<NetDenoiser> {
-        let precond = self.card.objective.precond().ok_or_else(|| {
+        let precond = self.card.scalings().ok_or_else(|| {
             Error::model("not a model that can be sampled")
                 .at(self.path.display())
                 .why("it was trained as a classifier")
@@ -78,7 +85,21 @@ impl Opened {
 /// # Errors
 /// A model error where it is missing, of an unknown kind, or its tensors do not fit.
 pub fn open(path: &Path, options: &OpenOptions, device: Device) -> Result<Opened> {
+    let kind = FileKind::of(path)?;
+    if matches!(kind, FileKind::TorchScript | FileKind::Package) {
+        return open_module(path, kind, options, device);
+    }
     build(load(path, options)?, options, device)
+}
+
+/// Opens a bare module. Its memory format is its own affair.
+fn open_module(path: &Path, kind: FileKind, options: &OpenOptions, device: Device) -> Result<Opened> {
+    let card = options.raw.clone().or(RawSpec::beside(path)?).card(path, kind)?;
+    let store = Store::empty(device, options.dtype.storage());
+    let net = card.model.build(&store.root(), &card.shape, card.classes)?;
+    let compute =
+        Compute { kind: options.dtype.storage(), autocast: options.dtype.autocast(), channels_last: false };
+    Ok(Opened { compute, blocks: options.blocks, ..Opened::new(card, net, store, path.to_owned()) })
 }
 
 /// The network of a card with its tensors, ready to be run.

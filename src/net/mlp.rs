@@ -63,10 +63,9 @@ impl Mlp {
 
 impl Network for Mlp {
     fn forward(&self, x: &Tensor, t: &Tensor, cond: &Cond, _mode: Mode) -> Result<Tensor> {
-        let size = x.size();
-        let batch = size.first().copied().unwrap_or(0);
+        let batch = x.size().first().copied().unwrap_or(0);
         let time = self.time.forward(t)?;
-        let mut parts = vec![x.f_reshape([batch, -1])?, time];
+        let mut parts = vec![x.f_flatten(1, -1)?, time];
         let class = checked_class(cond.class.as_ref(), self.classes, batch)?;
         if self.classes > 0 {
             let none = || Tensor::f_full([batch], -1, (Kind::Int64, x.device()));
@@ -80,7 +79,9 @@ impl Network for Mlp {
                 h = silu(h)?;
             }
         }
-        Ok(h.f_reshape(size)?)
+        // -1 for the batch: an exported network is to take any.
+        let shape: Vec<i64> = std::iter::once(-1).chain(self.shape.iter().copied()).collect();
+        Ok(h.f_reshape(shape)?)
     }
 
     fn sample_shape(&self) -> &[i64] {

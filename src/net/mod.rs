@@ -9,6 +9,7 @@ use crate::error::Result;
 pub mod adm;
 pub mod digit_cnn;
 pub mod dit;
+pub mod external;
 pub mod layers;
 pub mod mlp;
 mod path;

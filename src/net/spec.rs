@@ -6,6 +6,7 @@ use super::Network;
 use super::adm::{Adm, AdmConfig};
 use super::digit_cnn::{DigitCnn, DigitCnnConfig};
 use super::dit::{Dit, DitConfig};
+use super::external::{External, ExternalConfig};
 use super::mlp::{Mlp, MlpConfig};
 use super::song_unet::{Decoder, Embedding, Encoder, SongUNet, SongUNetConfig};
 use super::unet2d::UNet2D;
@@ -35,6 +36,8 @@ pub enum NetSpec {
     Dit(DitConfig),
     /// Classifier of tiny images.
     DigitCnn(DigitCnnConfig),
+    /// A TorchScript module or AOTInductor package.
+    External(ExternalConfig),
 }
 
 impl NetSpec {
@@ -49,6 +52,7 @@ impl NetSpec {
             NetSpec::Adm(config) => Box::new(Adm::new(path, config, sample_shape, classes)?),
             NetSpec::Dit(config) => Box::new(Dit::new(path, config, sample_shape, classes)?),
             NetSpec::DigitCnn(config) => Box::new(DigitCnn::new(path, config, sample_shape, classes)?),
+            NetSpec::External(config) => Box::new(External::new(path, config, sample_shape, classes)?),
             NetSpec::SongUNet(_) | NetSpec::Ddpmpp(_) | NetSpec::Ncsnpp(_) => {
                 // unwrap: these three variants have a resolved configuration by `song`.
                 let config = self.song().unwrap_or_default();

@@ -97,6 +97,12 @@ impl Store {
         self.select(|role| role == Role::Param)
     }
 
+    /// Whether each of [`Store::named`] is trained.
+    #[must_use]
+    pub fn trained(&self) -> Vec<bool> {
+        self.entries.borrow().iter().map(|e| e.role == Role::Param).collect()
+    }
+
     fn select(&self, keep: impl Fn(Role) -> bool) -> Vec<(String, Tensor)> {
         let entries = self.entries.borrow();
         entries.iter().filter(|e| keep(e.role)).map(|e| (e.name.clone(), e.tensor.shallow_clone())).collect()

@@ -32,6 +32,7 @@ pub fn card(
         model: recipe.model.clone(),
         process: recipe.process.clone(),
         objective: recipe.objective.clone(),
+        precond: None,
         shape: shape.to_vec(),
         classes,
         range: Range::default(),
@@ -57,7 +58,7 @@ pub fn draw(
     device: Device,
     count: u64,
 ) -> Result<Option<Picture>> {
-    let Some(precond) = card.objective.precond() else {
+    let Some(precond) = card.scalings() else {
         return Ok(None);
     };
     let _no_grad = tch::no_grad_guard();

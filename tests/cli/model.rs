@@ -42,6 +42,19 @@ fn models_that_cannot_be_opened() {
 }
 
 #[test]
+fn bare_modules_are_asked_what_they_are() {
+    let mut t = Transcript::new();
+    let start = "sample --out x --seeds 0 --model";
+    for flags in ["", " --process vp", " --process vp --shape 1,4,4", " --time steps", " --shape 1,0"] {
+        t.fails(2, &format!("{start} models/tensor.pt{flags}"));
+    }
+    t.fails(4, &format!("{start} models/class.pt --process vp --shape 1,4,4 --prediction eps"));
+    t.fails(4, &format!("{start} models/tensor.pt --process vp --shape 1,4,4 --prediction eps --classes 3"));
+    t.fails(2, &format!("{start} runs/plain --process vp"));
+    t.check("bare-modules");
+}
+
+#[test]
 fn files_that_cannot_be_listed() {
     let mut t = Transcript::new();
     for path in [

@@ -48,6 +48,10 @@ fn walk(from: &Path, to: &Path) {
 }
 
 fn models(place: &Path) {
+    fs::create_dir_all(place.join("models")).unwrap();
+    for name in ["tensor.pt", "class.pt"] {
+        fs::copy(root().join("tests/fixtures/modules").join(name), place.join("models").join(name)).unwrap();
+    }
     fs::write(place.join("tiny.toml"), TINY.replace("steps = 20\n", "steps = 2\n")).unwrap();
     let vp = TINY.replace("type = \"edm\"\nsigma_min = 0.02\nsigma_max = 20.0", "type = \"vp\"");
     let vp = vp.replace("type = \"edm\"\nsigma_data = 0.75", "type = \"eps\"");

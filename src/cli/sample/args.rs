@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::cli::raw::RawArgs;
 use crate::cli::values::{bound, finite};
 use crate::denoiser::ThresholdSpec;
 use crate::model::seeds::{Seeds, Shard};
@@ -33,12 +34,13 @@ pub enum Format {
     gen sample --model runs/cifar --solver edm --steps 18 --seeds 0-49999 --subdirs --out fid50k\n  \
     gen sample --model runs/cifar --seeds 0-99 --class 3 --guidance 2 --format npz --out cats.npz\n  \
     gen sample --model runs/cifar --seeds 0-49999 --shard 1/4 --out fid50k --resume\n  \
-    gen sample --model runs/cifar --seeds 7 --out - > seven.png\n\n\
+    gen sample --model runs/cifar --seeds 7 --out - > seven.png\n  \
+    gen sample --model net.pt --process vp --prediction eps --time scaled:999 --shape 3,32,32 --out out\n\n\
     `gen help sample` lists all options: those here, and the finer ones of grids, solvers and output.\n\
     A sample depends on its seed alone: not on --batch, --shard, order or device (up to float\n\
     rounding, below one grey level; with --deterministic batches of any size agree to the last bit).")]
 pub struct SampleArgs {
-    /// A run folder, a snapshot, or a model folder
+    /// A run folder, a snapshot, a model folder, a TorchScript module or an AOTInductor package
     #[arg(short, long, visible_alias = "network", alias = "net", value_name = "PATH")]
     pub model: PathBuf,
     /// Where to write: a folder (png), a file (npz, safetensors), or - for one PNG on stdout
@@ -77,6 +79,10 @@ pub struct SampleArgs {
     /// Solver, grid and length of the run
     #[command(flatten)]
     pub how: HowArgs,
+
+    /// What a bare module is
+    #[command(flatten)]
+    pub raw: RawArgs,
 
     /// Form of the output
     #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Output")]

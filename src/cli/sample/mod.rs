@@ -33,6 +33,7 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     let options = OpenOptions {
         weights: args.weights.clone(),
         dtype,
+        raw: args.raw.spec(),
         format: args.memory_format,
         blocks: globals.deterministic,
         ..OpenOptions::default()

@@ -195,7 +195,11 @@ fn with_levels(
     kind: GridKind,
     (time, inner): (TimeRule, TimeRule),
 ) -> Result<GridSpec> {
-    let (low, high) = (config.some_number("sigma_min")?, config.some_number("sigma_max")?);
+    // The other classes do not know these options.
+    let own_ends =
+        matches!(config.word("_class_name", "")?, "EulerDiscreteScheduler" | "UniPCMultistepScheduler");
+    let end = |key| if own_ends { config.some_number(key) } else { Ok(None) };
+    let (low, high) = (end("sigma_min")?, end("sigma_max")?);
     let given = low.is_some() || high.is_some();
     if given && (low.is_none() || high.is_none()) {
         let key = if low.is_some() { "sigma_max" } else { "sigma_min" };

@@ -74,7 +74,7 @@ pub(super) fn read(source: &Source, options: &OpenOptions) -> Result<Loaded> {
 /// Shape of a sample. The file does not say it: published networks have their first attention at 16 x 16.
 fn shape(design: &Design, options: &OpenOptions, notes: &mut Vec<String>) -> Result<Vec<i64>> {
     let levels = design.mult.len();
-    let side = match (&options.shape, design.attention.iter().position(|&on| on)) {
+    let side = match (&options.raw.shape, design.attention.iter().position(|&on| on)) {
         (Some(shape), _) if shape.len() == 3 && shape[0] == design.channels && shape[1] == shape[2] => {
             shape[1]
         }
@@ -86,7 +86,7 @@ fn shape(design: &Design, options: &OpenOptions, notes: &mut Vec<String>) -> Res
         (None, Some(level)) => 16 << level,
         (None, None) => 32.max(1 << (levels - 1)),
     };
-    if options.shape.is_none() {
+    if options.raw.shape.is_none() {
         notes.push(format!("images of {side}x{side} are assumed (--shape says otherwise)"));
     }
     if side % (1 << (levels - 1)) != 0 {
@@ -162,8 +162,9 @@ fn process(
     notes: &mut Vec<String>,
 ) -> Result<(ProcessSpec, Precond)> {
     let exploding = design.fourier || design.kind == Kind::Ncsnpp;
-    let name = options.process.unwrap_or(if exploding { ProcessName::Ve } else { ProcessName::Vp });
-    if options.process.is_none() {
+    let name =
+        options.raw.process_name().unwrap_or(if exploding { ProcessName::Ve } else { ProcessName::Vp });
+    if options.raw.process.is_none() {
         let other = if exploding { "vp or subvp" } else { "subvp, ve or ddpm" };
         notes.push(format!("it is taken as a model of {} (--process {other})", label(name)));
     }

@@ -13,7 +13,7 @@ use crate::net::store::Path;
 pub(in crate::net) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: i64) -> Result<Tensor> {
     let split = |t: &Tensor| -> Result<Tensor> {
         let size = t.size();
-        Ok(t.f_view([size[0], size[1], heads, size[2] / heads])?.f_transpose(1, 2)?)
+        Ok(t.f_view([-1, size[1], heads, size[2] / heads])?.f_transpose(1, 2)?)
     };
     let (q, k, v) = (split(q)?, split(k)?, split(v)?);
     let mask = None::<Tensor>;

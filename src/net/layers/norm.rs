@@ -6,7 +6,7 @@ use super::init::Init;
 use super::silu;
 use crate::error::{Error, Result};
 use crate::net::store::Path;
-use crate::torch::shim;
+use crate::torch::shim::{self, module::is_tracing};
 
 /// Group norm with `weight` and `bias` `[C]`. There is no default `eps`: papers differ.
 #[derive(Debug)]
@@ -54,6 +54,10 @@ impl GroupNorm {
         let size = x.size();
         if size.len() < 2 || size[1] != self.channels {
             return Err(Error::model(format!("group norm of {} channels got shape {size:?}", self.channels)));
+        }
+        if is_tracing() {
+            let y = x.f_group_norm(self.groups, Some(&self.weight), Some(&self.bias), self.eps, false)?;
+            return if with_silu { silu(y) } else { Ok(y) };
         }
         let cpu = x.device() == Device::Cpu;
         if cpu && self.weight.kind() == Kind::Float && matches!(x.kind(), Kind::Float | Kind::BFloat16) {

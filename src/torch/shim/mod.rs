@@ -9,6 +9,9 @@ use torch_sys::C_tensor;
 
 use crate::error::{Error, Result};
 
+pub mod conv;
+pub mod module;
+
 #[repr(C)]
 struct CGenerator {
     _opaque: [u8; 0],
