@@ -17,6 +17,9 @@ pub mod spec;
 pub mod store;
 pub mod unet2d;
 pub mod unet2d_config;
+pub mod vit;
+pub mod vit_config;
+pub mod vit_weights;
 
 /// Whether dropout and the like are on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
