@@ -17,6 +17,41 @@ use crate::error::{Error, Result};
 
 /// Side of the network's input.
 pub const SIDE: i64 = 299;
+/// Name of the network in reports and statistics files.
+pub const NAME: &str = "inception-2015-12-05";
+
+/// Which layer the features are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Layer {
+    /// Spatial means after the first maximum pool: 64 numbers.
+    First,
+    /// Spatial means after the second maximum pool: 192 numbers.
+    Second,
+    /// Spatial means after `Mixed_6e`: 768 numbers.
+    Third,
+    /// The global average of the last block, `pool3`: 2048 numbers. What FID is defined on.
+    #[default]
+    Last,
+}
+
+impl Layer {
+    /// Numbers per image.
+    #[must_use]
+    pub fn width(self) -> i64 {
+        match self {
+            Layer::First => 64,
+            Layer::Second => 192,
+            Layer::Third => 768,
+            Layer::Last => 2048,
+        }
+    }
+
+    /// The layer with that many numbers per image.
+    #[must_use]
+    pub fn of_width(width: i64) -> Option<Self> {
+        [Layer::First, Layer::Second, Layer::Third, Layer::Last].into_iter().find(|l| l.width() == width)
+    }
+}
 
 /// A convolution with folded normalisation, followed by a ReLU.
 #[derive(Debug)]
@@ -152,54 +187,84 @@ impl Inception {
         Ok(Tensor::f_cat(&branches, 1)?)
     }
 
+    fn first(&self, x: &Tensor) -> Result<Tensor> {
+        let mut x = x.f_to_device(self.device)?;
+        for name in ["Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3"] {
+            x = self.conv(name, &x)?;
+        }
+        max_pool(&x, 2, 0)
+    }
+
+    fn second(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.conv("Conv2d_4a_3x3", &self.conv("Conv2d_3b_1x1", x)?)?;
+        max_pool(&x, 2, 0)
+    }
+
+    /// The output of `Mixed_6e`, and the spatial features of sFID where they are wanted.
+    fn third(&self, x: &Tensor, spatial: bool) -> Result<(Tensor, Option<Tensor>)> {
+        let mut x = x.shallow_clone();
+        for name in ["Mixed_5b", "Mixed_5c", "Mixed_5d"] {
+            x = self.block_a(name, &x)?;
+        }
+        x = self.block_b("Mixed_6a", &x)?;
+        let mut map = None;
+        for name in ["Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"] {
+            let (out, first) = self.block_c(name, &x)?;
+            if spatial && name == "Mixed_6d" {
+                // TensorFlow's order: index (y 17 + x) 7 + c.
+                let seven = first.f_narrow(1, 0, 7)?.f_permute([0, 2, 3, 1])?;
+                map = Some(seven.f_reshape([seven.size()[0], -1])?);
+            }
+            x = out;
+        }
+        Ok((x, map))
+    }
+
+    fn last(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.block_d("Mixed_7a", x)?;
+        let x = self.block_e("Mixed_7b", &x, &average_pool(&x)?)?;
+        let x = self.block_e("Mixed_7c", &x, &max_pool(&x, 1, 1)?)?;
+        spatial_mean(&x)
+    }
+
     /// A pass over `x`, `[N, 3, 299, 299]` f32, resized and scaled by a [`Protocol`].
     ///
     /// # Errors
     /// Where libtorch fails.
     pub fn forward(&self, x: &Tensor, wanted: Wanted, means: bool) -> Result<Activations> {
         let _no_grad = tch::no_grad_guard();
-        let mut x = x.f_to_device(self.device)?;
-        for name in ["Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3"] {
-            x = self.conv(name, &x)?;
-        }
-        x = max_pool(&x, 2, 0)?;
-        let mut taps = Vec::new();
-        if means {
-            taps.push(spatial_mean(&x)?);
-        }
-        for name in ["Conv2d_3b_1x1", "Conv2d_4a_3x3"] {
-            x = self.conv(name, &x)?;
-        }
-        x = max_pool(&x, 2, 0)?;
-        if means {
-            taps.push(spatial_mean(&x)?);
-        }
-        for name in ["Mixed_5b", "Mixed_5c", "Mixed_5d"] {
-            x = self.block_a(name, &x)?;
-        }
-        x = self.block_b("Mixed_6a", &x)?;
-        let mut spatial = None;
-        for name in ["Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"] {
-            let (out, first) = self.block_c(name, &x)?;
-            if wanted.spatial && name == "Mixed_6d" {
-                // TensorFlow's order: index (y 17 + x) 7 + c.
-                let seven = first.f_narrow(1, 0, 7)?.f_permute([0, 2, 3, 1])?;
-                spatial = Some(seven.f_reshape([seven.size()[0], -1])?);
-            }
-            x = out;
-        }
-        if means {
-            taps.push(spatial_mean(&x)?);
-        }
-        x = self.block_d("Mixed_7a", &x)?;
-        x = self.block_e("Mixed_7b", &x, &average_pool(&x)?)?;
-        x = self.block_e("Mixed_7c", &x, &max_pool(&x, 1, 1)?)?;
-        let pool3 = spatial_mean(&x)?;
+        let first = self.first(x)?;
+        let second = self.second(&first)?;
+        let (third, spatial) = self.third(&second, wanted.spatial)?;
+        let means = match means {
+            true => Some([spatial_mean(&first)?, spatial_mean(&second)?, spatial_mean(&third)?]),
+            false => None,
+        };
+        let pool3 = self.last(&third)?;
         let logits = match wanted.logits {
             true => Some(pool3.f_matmul(&self.fc_weight.f_transpose(0, 1)?)?),
             false => None,
         };
-        Ok(Activations { pool3, logits, spatial, means: taps.try_into().ok() })
+        Ok(Activations { pool3, logits, spatial, means })
+    }
+
+    /// Spatial means of `layer` for `x` as in [`Inception::forward`]; later layers are not computed.
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    pub fn layer(&self, x: &Tensor, layer: Layer) -> Result<Tensor> {
+        let _no_grad = tch::no_grad_guard();
+        let mut x = self.first(x)?;
+        if layer != Layer::First {
+            x = self.second(&x)?;
+            if layer != Layer::Second {
+                x = self.third(&x, false)?.0;
+                if layer == Layer::Last {
+                    return self.last(&x);
+                }
+            }
+        }
+        spatial_mean(&x)
     }
 
     /// The bias of the output, which the Inception Score leaves out, `[1008]`.
@@ -232,6 +297,7 @@ fn max_pool(x: &Tensor, stride: i64, padding: i64) -> Result<Tensor> {
 pub struct InceptionExtractor {
     net: Inception,
     protocol: Protocol,
+    layer: Layer,
     weights_sha256: Option<String>,
 }
 
@@ -239,7 +305,7 @@ impl InceptionExtractor {
     /// Around a network.
     #[must_use]
     pub fn new(net: Inception, protocol: Protocol, weights_sha256: Option<String>) -> Self {
-        InceptionExtractor { net, protocol, weights_sha256 }
+        InceptionExtractor { net, protocol, layer: Layer::Last, weights_sha256 }
     }
 
     /// Reads the weights at `path`.
@@ -251,11 +317,20 @@ impl InceptionExtractor {
         let net = Inception::new(&weights, device)?;
         Ok(Self::new(net, protocol, weights.sha256))
     }
+
+    /// The same with the features of another layer.
+    #[must_use]
+    pub fn with_layer(self, layer: Layer) -> Self {
+        InceptionExtractor { layer, ..self }
+    }
 }
 
 impl Extractor for InceptionExtractor {
     fn name(&self) -> String {
-        "inception-2015-12-05".to_owned()
+        match self.layer {
+            Layer::Last => NAME.to_owned(),
+            other => format!("{NAME}:{}", other.width()),
+        }
     }
 
     fn protocol(&self) -> Option<Protocol> {
@@ -270,16 +345,26 @@ impl Extractor for InceptionExtractor {
         Some(3)
     }
 
-    fn can(&self) -> Wanted {
-        Wanted { logits: true, spatial: true }
+    fn any_size(&self) -> bool {
+        true
     }
 
-    fn extract(&self, images: &Tensor, wanted: Wanted) -> Result<Features> {
+    fn can(&self) -> Wanted {
+        let whole = self.layer == Layer::Last;
+        Wanted { logits: whole, spatial: whole }
+    }
+
+    fn prepare(&self, images: &Tensor) -> Result<Tensor> {
         check_images(images)?;
         let _no_grad = tch::no_grad_guard();
-        let images = to_rgb(&images.f_to_device(self.net.device)?)?;
-        let x = self.protocol.prepare(&images, SIDE, SIDE)?;
-        let out = self.net.forward(&x, wanted, false)?;
+        self.protocol.prepare(&to_rgb(&images.f_to_device(self.net.device)?)?, SIDE, SIDE)
+    }
+
+    fn forward(&self, input: &Tensor, wanted: Wanted) -> Result<Features> {
+        if self.layer != Layer::Last {
+            return Ok(Features { pool: self.net.layer(input, self.layer)?, logits: None, spatial: None });
+        }
+        let out = self.net.forward(input, wanted, false)?;
         Ok(Features { pool: out.pool3, logits: out.logits, spatial: out.spatial })
     }
 }
