@@ -5,6 +5,7 @@
 //! count, a maximum pool in the last block, and batch normalisation with eps 1e-3. Batch normalisation is folded
 //! into the convolutions in f64.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -14,6 +15,8 @@ use super::features::{Extractor, Features, Wanted, check_images, to_rgb};
 use super::inception_weights::{Weights, units};
 use super::resize::Protocol;
 use crate::error::{Error, Result};
+use crate::net::store::channels_last;
+use crate::torch::shim::conv::ConvRelu;
 
 /// Side of the network's input.
 pub const SIDE: i64 = 299;
@@ -60,6 +63,29 @@ struct Conv {
     bias: Tensor,
     stride: i64,
     padding: [i64; 2],
+    /// The same in one pass, in the layout of the first input that was seen; nothing where there is no such
+    /// operation.
+    fused: OnceCell<Option<ConvRelu>>,
+}
+
+impl Conv {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (stride, padding) = ([self.stride; 2], self.padding);
+        if self.fused.get().is_none() {
+            let size = x.size();
+            let fused = match size[..] {
+                [n, c, h, w] => ConvRelu::new(&self.weight, &self.bias, stride, padding, [n, c, h, w])?,
+                _ => None,
+            };
+            // Nobody else sets it in between.
+            let _ = self.fused.set(fused);
+        }
+        if let Some(Some(fused)) = self.fused.get() {
+            return fused.forward(x);
+        }
+        let mut y = x.f_conv2d(&self.weight, Some(&self.bias), stride, padding, 1, 1)?;
+        Ok(y.f_relu_()?)
+    }
 }
 
 /// The network.
@@ -106,6 +132,7 @@ impl Inception {
                 bias: place(&bias)?,
                 stride: unit.stride,
                 padding: unit.padding,
+                fused: OnceCell::new(),
             };
             convs.insert(unit.name, conv);
         }
@@ -115,9 +142,7 @@ impl Inception {
 
     fn conv(&self, name: &str, x: &Tensor) -> Result<Tensor> {
         let conv = self.convs.get(name).ok_or_else(|| Error::model(format!("no unit `{name}`")))?;
-        let [ph, pw] = conv.padding;
-        let mut y = x.f_conv2d(&conv.weight, Some(&conv.bias), conv.stride, [ph, pw], 1, 1)?;
-        Ok(y.f_relu_()?)
+        conv.forward(x)
     }
 
     /// Convolutions `BLOCK.NAME` one after another.
@@ -188,7 +213,8 @@ impl Inception {
     }
 
     fn first(&self, x: &Tensor) -> Result<Tensor> {
-        let mut x = x.f_to_device(self.device)?;
+        // Every operation keeps this layout, in which convolutions on the CPU need no copies.
+        let mut x = channels_last(&x.f_to_device(self.device)?)?;
         for name in ["Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3"] {
             x = self.conv(name, &x)?;
         }
