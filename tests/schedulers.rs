@@ -10,7 +10,9 @@ use genlib::error::{Kind as ErrorKind, Result};
 use genlib::model::scheduler::Scheduler;
 use genlib::net::Cond;
 use genlib::noise::Noise;
-use genlib::process::{At, Point, Process};
+use genlib::objective::ObjectiveSpec;
+use genlib::process::{At, Point, Process, ProcessSpec};
+use genlib::recipe::SampleSpec;
 use genlib::solver::{Budget, Plan, plan};
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
@@ -141,6 +143,21 @@ fn every_class_runs_as_in_diffusers() {
     );
 }
 
+#[test]
+fn what_is_read_is_kept_in_recipes_and_model_cards() {
+    for run in fixture()["runs"].as_array().unwrap() {
+        let scheduler = Scheduler::read(&run["config"], "x").unwrap();
+        let (process, objective, sample) = (&scheduler.process, &scheduler.objective, &scheduler.sample);
+        let text = serde_json::to_string(&(process, objective, sample)).unwrap();
+        let (p, o, s): (ProcessSpec, ObjectiveSpec, SampleSpec) = serde_json::from_str(&text).unwrap();
+        assert_eq!((&p, &o, &s), (process, objective, sample));
+        let text = toml::to_string(sample).unwrap();
+        assert_eq!(&toml::from_str::<SampleSpec>(&text).unwrap(), sample, "{text}");
+        let text = toml::to_string(process).unwrap();
+        assert_eq!(&toml::from_str::<ProcessSpec>(&text).unwrap(), process, "{text}");
+    }
+}
+
 /// The end of ten steps from `start` times the state's deviation.
 fn end(config: &Value, start: f64) -> f64 {
     let (mut plan, network) = planned(config, 0.0, 10);
@@ -268,10 +285,19 @@ fn options_that_change_nothing_are_ignored() {
     let plain = json!({"_class_name": "DDIMScheduler"});
     let full = json!({
         "_class_name": "DDIMScheduler", "_diffusers_version": "0.42.1", "skip_prk_steps": true,
-        "trained_betas": null, "thresholding": false, "use_karras_sigmas": true, "lambda_min_clipped": -5.1,
+        "trained_betas": null, "thresholding": false, "sigma_min": 0.3, "use_karras_sigmas": true, "lambda_min_clipped": -5.1,
     });
     let read = |config: &Value| Scheduler::read(config, "x").unwrap();
     assert_eq!(read(&plain), read(&full));
+    let karras = |class: &str, options: Value| {
+        let mut config = options;
+        (config["_class_name"], config["use_karras_sigmas"]) = (json!(class), json!(true));
+        Scheduler::read(&config, "x").unwrap()
+    };
+    let dpm = "DPMSolverMultistepScheduler";
+    assert_eq!(karras(dpm, json!({})), karras(dpm, json!({"sigma_min": 0.3, "sigma_max": 9.0})));
+    let euler = "EulerDiscreteScheduler";
+    assert_ne!(karras(euler, json!({})), karras(euler, json!({"sigma_min": 0.3, "sigma_max": 9.0})));
     // As Python writes it.
     let text = r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity}"#;
     assert!(Scheduler::parse(text, "x").is_ok());

@@ -5,6 +5,7 @@
 
 mod solver {
     pub mod identities;
+    pub mod kin;
     pub mod models;
     pub mod settings;
     pub mod tables;

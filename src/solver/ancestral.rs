@@ -56,7 +56,7 @@ impl Ancestral {
     }
 
     /// A step that thresholds the data and leaves the noise as it was predicted.
-    fn from_both(&self, run: &mut Run<'_>, s: Point, t: &Point, x: &Tensor) -> Result<Tensor> {
+    fn apart(&self, run: &mut Run<'_>, s: Point, t: &Point, x: &Tensor) -> Result<Tensor> {
         let (x0, eps) = run.both(x, s)?;
         let x0 = self.threshold.map_or_else(|| Ok(x0.shallow_clone()), |spec| threshold(&x0, spec))?;
         let (fresh, kept) = fresh_and_kept(&s, t, self.eta);
@@ -83,7 +83,7 @@ impl Solver for Ancestral {
         let (s, t) = (run.points()[i], run.end(i));
         let reference = self.compat == Compat::Reference;
         if reference && self.variance == Variance::Small {
-            return self.from_both(run, s, &t, &x);
+            return self.apart(run, s, &t, &x);
         }
         let noisy_end = reference && t.is_clean() && !is_first_entry(run.process(), &s);
         if self.eta == 0.0 || (t.is_clean() && !noisy_end) {

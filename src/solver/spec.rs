@@ -47,7 +47,7 @@ pub enum SolverName {
     #[serde(rename = "dpm++-sde", alias = "dpmpp-sde")]
     #[value(name = "dpm++-sde", alias = "dpmpp-sde")]
     DpmPpSde,
-    /// DPM-Solver-2 in the grid's own steps, two calls each; with `eta`, ancestral.
+    /// DPM-Solver-2 in the grid's own steps, two calls each; with eta 1 ancestral.
     #[serde(alias = "dpm-2")]
     #[value(alias = "dpm-2")]
     Kdpm2,
@@ -55,7 +55,7 @@ pub enum SolverName {
     Deis,
     /// iPNDM: Adams-Bashforth weights of equal steps.
     Ipndm,
-    /// PNDM: the same after pseudo Runge-Kutta steps.
+    /// PNDM: iPNDM after pseudo Runge-Kutta steps.
     #[serde(alias = "plms")]
     #[value(alias = "plms")]
     Pndm,

@@ -173,7 +173,8 @@ fn a_constant_noise_is_integrated_exactly_by_every_method_of_deis() {
             OfPoint { process: name.spec().build().unwrap(), prediction: Prediction::Eps, f: |_| 0.7 };
         let process = name.spec().build().unwrap();
         for entry in registered() {
-            if !matches!(entry.spec.name, SolverName::Deis | SolverName::Ipndm) {
+            let kin = [SolverName::Deis, SolverName::Ipndm, SolverName::Pndm, SolverName::Lms];
+            if !kin.contains(&entry.spec.name) {
                 continue;
             }
             for grid in [GridKind::Uniform, GridKind::Quadratic, GridKind::Logsnr, GridKind::Karras] {

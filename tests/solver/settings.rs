@@ -233,6 +233,17 @@ fn what_is_not_defined_is_refused_with_the_reason() {
     refused(order(Deis, 4), auto(), ten, &vp, "deis tab has the orders 0, 1, 2, 3");
     refused(order(Ipndm, 5), auto(), ten, &vp, "1, 2, 3, 4");
     refused(order(DpmPp, 3), auto(), Budget::Steps(2), &vp, "dpm++ of order 3 needs 3 steps at least");
+    let edm = genlib::process::Edm::default();
+    for steps in [1, 2] {
+        refused(
+            order(DpmPp, 3),
+            auto(),
+            Budget::Steps(steps),
+            &edm,
+            "dpm++ of order 3 needs 3 steps at least",
+        );
+    }
+    refused(order(Unipc, 3), "9,2,0".parse().unwrap(), Budget::Auto, &edm, "lower the order with --order");
     refused(new(Ddim), auto(), Budget::Steps(0), &vp, "one step at least");
     let noise = SolverSpec { form: Some(Form::Noise), ..order(SdeDpmPp, 3) };
     refused(noise, auto(), ten, &vp, "orders 1, 2");
@@ -245,7 +256,7 @@ fn what_is_not_defined_is_refused_with_the_reason() {
         auto(),
         ten,
         &vp,
-        "eta belongs to ddim, euler-maruyama",
+        "eta belongs to ddim, euler-maruyama, kdpm2, dpm++-sde",
     );
     refused(SolverSpec { eta: Some(1.5), ..new(Ddim) }, auto(), ten, &vp, "from 0 to 1");
     refused(
@@ -284,6 +295,17 @@ fn what_is_not_defined_is_refused_with_the_reason() {
         "do not fit a table of 1000",
     );
     refused(new(Dpm), kind(GridKind::Trailing), ten, table.as_ref(), "multistep");
+    refused(SolverSpec { eta: Some(1.5), ..new(SolverName::Kdpm2) }, auto(), ten, &vp, "from 0 to 1");
+    let shifted = GridSpec { shift: Some(3.0), ..auto() };
+    refused(new(Ddim), shifted, ten, &vp, "flows alone");
+    refused(new(Euler), GridSpec { shift: Some(-1.0), ..auto() }, ten, &Flow, "not a positive number");
+    refused(
+        SolverSpec { warmup: Some(genlib::solver::Warmup::Heun), ..new(Ipndm) },
+        auto(),
+        ten,
+        &vp,
+        "warm-up belongs to pndm",
+    );
     let lowered = SolverSpec { lower_order_final: LowerOrderFinal::On, ..new(Ddim) };
     refused(lowered, auto(), ten, &vp, "lower-order-final");
 }

@@ -8,8 +8,8 @@
 use super::Parts;
 use super::config::Config;
 use super::timeless::{dpm_multistep, solver_type, terminal};
-use crate::denoiser::ThresholdSpec;
 use crate::denoiser::precond::TimeInput;
+use crate::denoiser::{Prediction, ThresholdSpec};
 use crate::error::Result;
 use crate::objective::ObjectiveSpec;
 use crate::objective::schedule::TimeSampling;
@@ -84,13 +84,17 @@ fn objective(config: &Config<'_>) -> Result<ObjectiveSpec> {
         sampling: Some(TimeSampling::Discrete { n }),
         ..Plain::default()
     };
-    let types: [(&str, fn(Plain) -> ObjectiveSpec); 4] = [
-        ("epsilon", ObjectiveSpec::Eps),
-        ("sample", ObjectiveSpec::X0),
-        ("original_sample", ObjectiveSpec::X0),
-        ("v_prediction", ObjectiveSpec::V),
+    let types = [
+        ("epsilon", Prediction::Eps),
+        ("sample", Prediction::X0),
+        ("original_sample", Prediction::X0),
+        ("v_prediction", Prediction::V),
     ];
-    Ok(config.choice("prediction_type", "epsilon", &types)?(plain))
+    Ok(match config.choice("prediction_type", "epsilon", &types)? {
+        Prediction::X0 => ObjectiveSpec::X0(plain),
+        Prediction::V => ObjectiveSpec::V(plain),
+        _ => ObjectiveSpec::Eps(plain),
+    })
 }
 
 /// The threshold of a class that has thresholding but does not clip.
@@ -191,7 +195,11 @@ fn with_levels(
     kind: GridKind,
     (time, inner): (TimeRule, TimeRule),
 ) -> Result<GridSpec> {
-    let (low, high) = (config.some_number("sigma_min")?, config.some_number("sigma_max")?);
+    // The other classes do not know these options.
+    let own_ends =
+        matches!(config.word("_class_name", "")?, "EulerDiscreteScheduler" | "UniPCMultistepScheduler");
+    let end = |key| if own_ends { config.some_number(key) } else { Ok(None) };
+    let (low, high) = (end("sigma_min")?, end("sigma_max")?);
     let given = low.is_some() || high.is_some();
     if given && (low.is_none() || high.is_none()) {
         let key = if low.is_some() { "sigma_max" } else { "sigma_min" };
