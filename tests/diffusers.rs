@@ -22,6 +22,7 @@ use genlib::net::{Cond, Mode, Network};
 use genlib::noise::streams::Rng;
 use genlib::process::{At, Point};
 use genlib::solver::Budget;
+use genlib::torch::runtime::{Dtype, MemoryFormat};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -131,6 +132,23 @@ networks_agree! {
     learned_times_and_variances_agree_with_diffusers: "learned-time",
     label_vectors_agree_with_diffusers: "label-vectors",
     label_numbers_agree_with_diffusers: "label-numbers",
+}
+
+#[test]
+fn large_networks_have_the_tensors_that_diffusers_gives_them() {
+    let file = read(&fixtures().join("sizes.json"));
+    for (name, want) in file.as_object().unwrap() {
+        let (config, shape, classes) = UNet2DConfig::from_diffusers(&want["config"]).unwrap();
+        let store = Store::empty(Device::Cpu, Kind::Float);
+        UNet2D::new(&store.root(), &config, &shape, classes).unwrap();
+        let mut lines: Vec<String> =
+            store.named().into_iter().map(|(name, tensor)| format!("{name} {:?}\n", tensor.size())).collect();
+        lines.sort();
+        assert_eq!(lines.len() as u64, want["tensors"].as_u64().unwrap(), "{name}");
+        assert_eq!(store.parameters() as u64, want["parameters"].as_u64().unwrap(), "{name}");
+        let hash = format!("{:016x}", fnv1a64(lines.concat().as_bytes()));
+        assert_eq!(hash, want["hash"].as_str().unwrap(), "{name}");
+    }
 }
 
 #[test]
@@ -448,6 +466,39 @@ fn folders_of_karras_ve_run() {
     };
     assert!((answer(&ve) - answer(&edm)).abs().max().double_value(&[]) < 1e-5);
     assert_eq!(drawn(&folder, 5, &Classes::None).unwrap().size(), [2, 3, 8, 8]);
+}
+
+#[test]
+fn networks_run_in_every_number_format() {
+    let _guard = tch::no_grad_guard();
+    for name in ["resnet-blocks", "skip-blocks", "k-blocks", "learned-time"] {
+        let file = read(&fixtures().join(format!("networks/{name}.json")));
+        let (_temp, folder) = folder_of(name);
+        if name == "learned-time" {
+            let scheduler = json!({"_class_name": "DDPMScheduler", "num_train_timesteps": 20});
+            fs::write(folder.join("scheduler_config.json"), scheduler.to_string()).unwrap();
+        }
+        let t = Tensor::from_slice(&floats(&file["t"]));
+        let class = serde_json::from_value::<Option<Vec<i64>>>(file["labels"].clone()).unwrap();
+        let cond = Cond { class: class.map(|list| Tensor::from_slice(&list)), augment: None };
+        let run = |dtype: Dtype, format: MemoryFormat| {
+            let options = OpenOptions { dtype, format, ..OpenOptions::default() };
+            let model = open(&folder, &options, Device::Cpu).unwrap();
+            let shape: Vec<i64> = t.size().into_iter().chain(model.card.shape.iter().copied()).collect();
+            let y = model.compute.run(model.net.as_ref(), &data("x", &shape), &t, &cond, Mode::Eval).unwrap();
+            y.to_kind(Kind::Double)
+        };
+        let exact = run(Dtype::F64, MemoryFormat::Contiguous);
+        let scale = exact.abs().max().double_value(&[]);
+        for (dtype, format, limit) in [
+            (Dtype::F32, MemoryFormat::Contiguous, 1e-5),
+            (Dtype::F32, MemoryFormat::ChannelsLast, 1e-5),
+            (Dtype::Bf16, MemoryFormat::Auto, 0.05),
+        ] {
+            let gap = (run(dtype, format) - &exact).abs().max().double_value(&[]) / scale;
+            assert!(gap < limit, "{name} {dtype:?} {format:?}: {gap:e}");
+        }
+    }
 }
 
 #[test]
