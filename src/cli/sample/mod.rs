@@ -36,7 +36,6 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
         raw: args.raw.spec(),
         format: args.memory_format,
         blocks: globals.deterministic,
-        ..OpenOptions::default()
     };
     let opened = open(&args.model, &options, device)?;
     for note in &opened.notes {
