@@ -14,6 +14,7 @@ use genlib::objective::ObjectiveSpec;
 use genlib::process::{At, Point, Process, ProcessSpec};
 use genlib::recipe::SampleSpec;
 use genlib::solver::{Budget, Plan, plan};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
@@ -157,6 +158,113 @@ fn what_is_read_is_kept_in_recipes_and_model_cards() {
         assert_eq!(&toml::from_str::<ProcessSpec>(&text).unwrap(), process, "{text}");
     }
 }
+
+/// Values that an option may have by mistake.
+fn odd_values() -> Vec<Value> {
+    vec![
+        json!(null),
+        json!(true),
+        json!(false),
+        json!(-1),
+        json!(0),
+        json!(1),
+        json!(2),
+        json!(7),
+        json!(0.5),
+        json!(1e-300),
+        json!(1e300),
+        json!(u64::MAX),
+        json!(""),
+        json!("linspace"),
+        json!("zero"),
+        json!([]),
+        json!([0.5]),
+        json!([0.0, "x"]),
+        json!({}),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn odd_options_give_a_plan_or_an_error(
+        class in 0..CLASSES.len(),
+        options in prop::collection::vec((0..KEYS.len(), 0..odd_values().len()), 0..5),
+        steps in 1usize..20,
+    ) {
+        let mut config = json!({"_class_name": format!("{}Scheduler", CLASSES[class])});
+        for (key, value) in options {
+            config[KEYS[key]] = odd_values()[value].clone();
+        }
+        match Scheduler::read(&config, "x") {
+            Err(error) => prop_assert_eq!(error.kind(), ErrorKind::Model, "{}: {}", config, error),
+            Ok(scheduler) => {
+                let process = scheduler.process.build().unwrap();
+                let (solver, grid) = (scheduler.sample.solver.unwrap(), scheduler.sample.grid.unwrap());
+                match plan(&solver, &grid, Budget::Steps(steps), process.as_ref()) {
+                    Ok(plan) => prop_assert!(plan.start_std().is_finite() && plan.nfe().is_some()),
+                    // The number of steps, or a value beyond all numbers.
+                    Err(error) => prop_assert_eq!(error.kind(), ErrorKind::Usage, "{}: {}", config, error),
+                }
+            }
+        }
+    }
+}
+
+const CLASSES: [&str; 19] = [
+    "DDPM",
+    "DDIM",
+    "PNDM",
+    "DPMSolverMultistep",
+    "DPMSolverSinglestep",
+    "DPMSolverSDE",
+    "DEISMultistep",
+    "UniPCMultistep",
+    "EDMEuler",
+    "EDMDPMSolverMultistep",
+    "EulerDiscrete",
+    "EulerAncestralDiscrete",
+    "HeunDiscrete",
+    "LMSDiscrete",
+    "KDPM2Discrete",
+    "KDPM2AncestralDiscrete",
+    "ScoreSdeVe",
+    "FlowMatchEulerDiscrete",
+    "FlowMatchHeunDiscrete",
+];
+
+const KEYS: [&str; 31] = [
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "timestep_spacing",
+    "steps_offset",
+    "set_alpha_to_one",
+    "rescale_betas_zero_snr",
+    "clip_sample",
+    "clip_sample_range",
+    "thresholding",
+    "dynamic_thresholding_ratio",
+    "sample_max_value",
+    "variance_type",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "final_sigmas_type",
+    "solver_order",
+    "lower_order_final",
+    "euler_at_final",
+    "shift",
+    "sigma_min",
+    "sigma_max",
+    "sigma_data",
+    "rho",
+    "snr",
+    "correct_steps",
+    "skip_prk_steps",
+];
 
 /// The end of ten steps from `start` times the state's deviation.
 fn end(config: &Value, start: f64) -> f64 {

@@ -16,7 +16,7 @@ import shutil
 import diffusers
 import torch
 
-from networks import data, fill, stream
+from networks import data, fill, fnv, stream
 
 OUT = pathlib.Path(__file__).resolve().parents[2] / "tests" / "fixtures" / "diffusers"
 VERSIONS = {"torch": torch.__version__, "diffusers": diffusers.__version__}
@@ -60,6 +60,21 @@ def network(name, config, t, labels=None):
     (OUT / "networks").mkdir(parents=True, exist_ok=True)
     (OUT / "networks" / f"{name}.json").write_text(json.dumps(out) + "\n")
     print(f"{name}: {out['parameters']} parameters, largest output {y.abs().max():.3g}")
+
+
+def sizes(configs):
+    """Counts of the parameters of large networks, and a hash of the names and shapes of their tensors."""
+    out = {}
+    for name, config in configs.items():
+        with torch.device("meta"):
+            net = diffusers.UNet2DModel(**config)
+        lines = sorted(f"{k} {list(v.shape)}\n" for k, v in net.state_dict().items())
+        out[name] = {
+            "config": json.loads(net.to_json_string()), "tensors": len(lines), "hash": f"{fnv(''.join(lines)):016x}",
+            "parameters": sum(p.numel() for p in net.parameters() if p.requires_grad),
+        }
+        print(f"{name}: {out[name]['parameters']} parameters in {len(lines)} tensors")
+    (OUT / "sizes.json").write_text(json.dumps(out) + "\n")
 
 
 def pipeline(name, scheduler, steps, config, cls=diffusers.DDPMPipeline):
@@ -159,6 +174,28 @@ if __name__ == "__main__":
         layers_per_block=1, sample_size=4, in_channels=1, out_channels=1, class_embed_type="timestep",
         attention_head_dim=4, norm_num_groups=4, act_fn="swish",
     ), [5, 50], [2, 30])
+
+    ddpm = dict(
+        sample_size=256, block_out_channels=[128, 128, 256, 256, 512, 512], downsample_padding=0, norm_eps=1e-6,
+        flip_sin_to_cos=False, freq_shift=1, attention_head_dim=None,
+        down_block_types=["DownBlock2D"] * 4 + ["AttnDownBlock2D", "DownBlock2D"],
+        up_block_types=["UpBlock2D", "AttnUpBlock2D"] + ["UpBlock2D"] * 4,
+    )
+    ncsnpp = dict(
+        sample_size=256, block_out_channels=[128, 128, 256, 256, 256, 256, 256], center_input_sample=True,
+        time_embedding_type="fourier", norm_num_groups=None, norm_eps=1e-6, attention_head_dim=None,
+        mid_block_scale_factor=math.sqrt(2),
+        down_block_types=["SkipDownBlock2D"] * 4 + ["AttnSkipDownBlock2D"] + ["SkipDownBlock2D"] * 2,
+        up_block_types=["SkipUpBlock2D"] * 2 + ["AttnSkipUpBlock2D"] + ["SkipUpBlock2D"] * 4,
+    )
+    adm = dict(
+        sample_size=64, block_out_channels=[192, 384, 576, 768], layers_per_block=3, num_class_embeds=1000,
+        attention_head_dim=64, resnet_time_scale_shift="scale_shift", downsample_type="resnet",
+        upsample_type="resnet", attn_norm_num_groups=32,
+        down_block_types=["ResnetDownsampleBlock2D"] + ["AttnDownBlock2D"] * 3,
+        up_block_types=["AttnUpBlock2D"] * 3 + ["ResnetUpsampleBlock2D"],
+    )
+    sizes({"default": dict(sample_size=32), "ddpm-256": ddpm, "ncsnpp-256": ncsnpp, "imagenet-64": adm})
 
     tiny = dict(
         down_block_types=["DownBlock2D", "AttnDownBlock2D"], up_block_types=["AttnUpBlock2D", "UpBlock2D"],

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
+
 use super::{DataOptions, Dataset, Item};
 use crate::error::{Error, Result};
 use crate::io::bytes::Bytes;
@@ -163,6 +165,11 @@ pub(super) fn no_labels(place: &Path) -> Error {
 }
 
 impl Dataset for ArrayDataset {
+    fn stamp(&self) -> Option<String> {
+        let about = format!("{:?} {:?} {}", self.layout, self.stored, self.channels);
+        Some(format!("{:x}", Sha256::new().chain_update(about).chain_update(&*self.data).finalize()))
+    }
+
     fn len(&self) -> usize {
         self.len
     }

@@ -9,8 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::UNIX_EPOCH;
 
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 use zip::ZipArchive;
 
 use super::{DataOptions, Dataset, Item};
@@ -260,6 +262,22 @@ fn labels(store: &Store, json: Option<&str>, names: &[String]) -> Result<Option<
 }
 
 impl Dataset for ImageFiles {
+    fn stamp(&self) -> Option<String> {
+        let mut hash = Sha256::new();
+        let mut add = |path: &Path| {
+            let about = std::fs::metadata(path).ok()?;
+            let time = about.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+            hash.update(about.len().to_le_bytes());
+            hash.update(time.as_nanos().to_le_bytes());
+            Some(())
+        };
+        match &self.store {
+            Store::Zip { path, .. } => add(path)?,
+            Store::Folder(root) => self.names.iter().try_for_each(|name| add(&root.join(name)))?,
+        }
+        Some(format!("{:x} {:?}", hash.finalize(), self.crop))
+    }
+
     fn len(&self) -> usize {
         self.names.len()
     }

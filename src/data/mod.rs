@@ -66,6 +66,11 @@ pub trait Dataset: Debug + Send + Sync {
     fn dense(&self) -> Option<&[u8]> {
         None
     }
+    /// A text that changes where the images may have changed: a hash of sizes and times of files, or of the content.
+    /// Nothing where that cannot be told.
+    fn stamp(&self) -> Option<String> {
+        None
+    }
     /// What a user should know about the source (JPEG artefacts, dropped alpha channels).
     fn notes(&self) -> Vec<String> {
         Vec::new()

@@ -54,6 +54,10 @@ pub fn split_indices(n: usize, held_out: usize, split: Split, order: SplitOrder)
 }
 
 impl Dataset for Subset {
+    fn stamp(&self) -> Option<String> {
+        // Names may be numbers within the part.
+        Some(format!("{} {:?}", self.of.stamp()?, self.indices))
+    }
     fn len(&self) -> usize {
         self.indices.len()
     }

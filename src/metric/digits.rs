@@ -56,7 +56,7 @@ impl Extractor for Digits {
         Wanted { logits: true, spatial: false }
     }
 
-    fn extract(&self, images: &Tensor, wanted: Wanted) -> Result<Features> {
+    fn prepare(&self, images: &Tensor) -> Result<Tensor> {
         let (_, c, h, w) = check_images(images)?;
         if [c, h, w] != self.shape {
             return Err(Error::data("images").why(format!(
@@ -65,8 +65,12 @@ impl Extractor for Digits {
                 self.shape
             )));
         }
+        normalize(&images.f_to_device(self.device)?)
+    }
+
+    fn forward(&self, input: &Tensor, wanted: Wanted) -> Result<Features> {
         let _no_grad = tch::no_grad_guard();
-        let (pool, logits) = (self.classifier)(&normalize(&images.f_to_device(self.device)?)?)?;
+        let (pool, logits) = (self.classifier)(input)?;
         Ok(Features { pool, logits: wanted.logits.then_some(logits), spatial: None })
     }
 }

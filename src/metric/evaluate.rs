@@ -5,17 +5,11 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
+use super::cache;
 pub use super::collect::{Collected, Progress, choose, collect};
-use super::distance::{BLOCK, rows};
-use super::extra::{approximate_sw2, mind, vendi};
+use super::compute::{Real, feature_metrics, gaussian_metrics, own_metrics};
 use super::features::{Extractor, Wanted};
-use super::frechet::{self, Gaussian};
-use super::inception_score::inception_score;
-use super::kid::{KidOptions, kid_subsets};
-use super::mmd::unbiased_mmd2;
-use super::nn_two_sample::nn_two_sample;
-use super::prdc::{PrdcOptions, prdc};
-pub use super::settings::{EvalOptions, MetricKind, Report, SubsetRule};
+pub use super::settings::{ClassReport, EvalOptions, MetricKind, Report, SubsetRule};
 use super::stats_file::Stats;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -61,12 +55,64 @@ fn check_origin(stats: &Stats, extractor: &dyn Extractor) -> Result<()> {
     {
         return differ("extractor", file, &extractor.name());
     }
-    if let (Some(file), Some(run)) = (&stats.origin.weights_sha256, extractor.weights_sha256())
+    if let (Some(file), Some(run)) = (&stats.origin.resize, extractor.resize())
         && *file != run
     {
-        return differ("weight file", &file[..file.len().min(8)], &run[..8]);
+        return differ("resizing", file, &run);
+    }
+    if let (Some(file), Some(run)) = (&stats.origin.weights_sha256, extractor.weights_sha256())
+        && !same_weights(file, &run)
+    {
+        return differ("weight file", &file[..file.len().min(8)], &run[..run.len().min(8)]);
     }
     Ok(())
+}
+
+/// Whether two hashes are of the same weights: the published packagings of the Inception network hold the same.
+fn same_weights(a: &str, b: &str) -> bool {
+    let published =
+        |sha: &str| sha.starts_with(super::inception_weights::PUBLISHED) || sha == super::torchscript::NVIDIA;
+    a == b || (published(a) && published(b))
+}
+
+/// Everything about the settings and the reference that can fail does so before the long work.
+fn check(reference: Option<&Reference>, extractor: &dyn Extractor, options: &EvalOptions) -> Result<Wanted> {
+    let metrics = &options.metrics;
+    let asked = |kind: MetricKind| metrics.contains(&kind);
+    if metrics.is_empty() {
+        return Err(Error::usage("no metric is asked for").at("--metrics"));
+    }
+    let wanted = Wanted { logits: asked(MetricKind::Is), spatial: asked(MetricKind::Sfid) };
+    let can = extractor.can();
+    if (wanted.logits && !can.logits) || (wanted.spatial && !can.spatial) {
+        let name = if wanted.logits && !can.logits { "is" } else { "sfid" };
+        return Err(Error::usage(format!("metric `{name}` is not defined for `{}`", extractor.name()))
+            .at("--metrics")
+            .hint("it needs --features inception"));
+    }
+    if reference.is_none() && (options.per_class || metrics.iter().any(|m| m.needs_reference())) {
+        return Err(Error::usage("no reference is given").at("--ref").hint("name real images or statistics"));
+    }
+    if let Some(Reference::Stats(stats, real)) = reference {
+        check_origin(stats, extractor)?;
+        if options.per_class {
+            return Err(Error::data("the reference holds statistics")
+                .at("--ref")
+                .why("figures of each class need real images with labels"));
+        }
+        if options.keeps_reference_features() && stats.features.is_none() && real.is_none() {
+            return Err(Error::data("the reference holds statistics only")
+                .at("--ref")
+                .why("the metrics asked for need features of real images")
+                .hint("give real images, or statistics made with `gen ref-stats --with-features`"));
+        }
+        if wanted.spatial && stats.spatial.is_none() {
+            return Err(Error::data("the reference has no spatial statistics")
+                .at("--ref")
+                .hint("sFID needs `mu_s` and `sigma_s`, or real images"));
+        }
+    }
+    Ok(wanted)
 }
 
 /// Evaluates `images` against `reference` (the Inception Score and the Vendi score need none).
@@ -81,90 +127,76 @@ pub fn evaluate(
     options: &EvalOptions,
     progress: Progress<'_>,
 ) -> Result<Report> {
-    let metrics = &options.metrics;
-    let asked = |kind: MetricKind| metrics.contains(&kind);
-    if metrics.is_empty() {
-        return Err(Error::usage("no metric is asked for").at("--metrics"));
-    }
-    let wanted = Wanted { logits: asked(MetricKind::Is), spatial: asked(MetricKind::Sfid) };
-    let can = extractor.can();
-    if (wanted.logits && !can.logits) || (wanted.spatial && !can.spatial) {
-        let name = if wanted.logits && !can.logits { "is" } else { "sfid" };
-        return Err(Error::usage(format!("metric `{name}` is not defined for `{}`", extractor.name()))
-            .at("--metrics")
-            .hint("it needs --features inception"));
-    }
-    if reference.is_none() && metrics.iter().any(|m| m.needs_reference()) {
-        return Err(Error::usage("no reference is given").at("--ref").hint("name real images or statistics"));
-    }
-    // Everything about the reference that can fail does so before the long work.
-    if let Some(Reference::Stats(stats, real)) = reference {
-        check_origin(stats, extractor)?;
-        let needs = metrics.iter().any(|m| m.needs_features() && m.needs_reference());
-        if needs && stats.features.is_none() && real.is_none() {
-            return Err(Error::data("the reference holds statistics only")
-                .at("--ref")
-                .why("the metrics asked for need features of real images")
-                .hint("give real images, or statistics made with `gen ref-stats --with-features`"));
-        }
-        if wanted.spatial && stats.spatial.is_none() {
-            return Err(Error::data("the reference has no spatial statistics")
-                .at("--ref")
-                .hint("sFID needs `mu_s` and `sigma_s`, or real images"));
-        }
-    }
+    let wanted = check(reference, extractor, options)?;
     let indices = choose(images.len(), options.num, options.subset, options.seed)?;
-    let keep = metrics.iter().any(|m| m.needs_features());
+    let keep_real = options.keeps_reference_features();
     let reference_total = match reference {
         Some(Reference::Images(real)) => real.len(),
-        Some(Reference::Stats(stats, Some(real))) if keep && stats.features.is_none() => real.len(),
+        Some(Reference::Stats(stats, Some(real))) if keep_real && stats.features.is_none() => real.len(),
         _ => 0,
     };
     let total = indices.len() + reference_total;
-    let generated =
-        collect(images, &indices, extractor, wanted, keep, options, &mut |done, _| progress(done, total))?;
-
+    let mut base = 0;
+    let mut pass =
+        |set: &Arc<dyn Dataset>, which: &[usize], wanted: Wanted, keep: bool| -> Result<Collected> {
+            let mut tell = |done: usize, _: usize| progress(base + done, total);
+            let out = cache::collect(set, which, extractor, wanted, keep, options, &mut tell)?;
+            base += which.len();
+            Ok(out)
+        };
+    let generated = pass(images, &indices, wanted, options.keeps_features())?;
     let mut report = Report {
         n: indices.len() as u64,
         extractor: extractor.name(),
         protocol: extractor.protocol(),
+        resize: extractor.resize(),
         weights_sha256: extractor.weights_sha256(),
+        bootstrap: (options.bootstrap > 0).then_some(options.bootstrap),
         seed: options.seed,
         list_sha256: generated.list_sha256.clone(),
         notes: generated.notes.clone(),
         ..Report::default()
     };
-    let base = indices.len();
+    own_metrics(&generated, options, &mut report)?;
     let real_wanted = Wanted { logits: false, ..wanted };
-    let mut pass = |real: &Arc<dyn Dataset>| -> Result<Collected> {
-        let all: Vec<usize> = (0..real.len()).collect();
-        collect(real, &all, extractor, real_wanted, keep, options, &mut |done, _| {
-            progress(base + done, total)
-        })
-    };
+    let whole = |set: &Arc<dyn Dataset>| (0..set.len()).collect::<Vec<usize>>();
     match reference {
-        None => own_metrics(&generated, options, &mut report)?,
-        Some(Reference::Images(real)) => {
-            let real = pass(real)?;
-            report.notes.extend(real.notes.iter().cloned());
-            if real.list_sha256 == generated.list_sha256 && images.name(0) != "image 0" {
+        None => {}
+        Some(Reference::Images(set)) => {
+            let found = pass(set, &whole(set), real_wanted, keep_real)?;
+            report.notes.extend(found.notes.iter().cloned());
+            if found.list_sha256 == generated.list_sha256 && images.name(0) != "image 0" {
                 report.notes.push(
                     "generated and reference images have the same names: are they the same files?".into(),
                 );
             }
-            own_metrics(&generated, options, &mut report)?;
-            gaussian_metrics(&generated, (&real.gaussian, real.spatial.as_ref()), options, &mut report)?;
-            feature_metrics(&generated, real.features.as_ref(), options, &mut report)?;
+            let real = Real {
+                gaussian: &found.gaussian,
+                spatial: found.spatial.as_ref(),
+                features: found.features.as_ref().map(Tensor::shallow_clone),
+                few: found.few.as_ref().map(Tensor::shallow_clone),
+                labels: found.labels.as_deref(),
+            };
+            gaussian_metrics(&generated, &real, options, &mut report)?;
+            feature_metrics(&generated, &real, options, &mut report)?;
         }
-        Some(Reference::Stats(stats, real)) => {
+        Some(Reference::Stats(stats, set)) => {
             report.notes.extend(stats.notes.iter().cloned());
-            own_metrics(&generated, options, &mut report)?;
-            gaussian_metrics(&generated, (&stats.gaussian, stats.spatial.as_ref()), options, &mut report)?;
-            let features = match (&stats.features, real) {
-                (None, Some(real)) if keep => pass(real)?.features,
+            let features = match (&stats.features, set) {
+                (None, Some(set)) if keep_real => pass(set, &whole(set), real_wanted, true)?.features,
                 (features, _) => features.as_ref().map(|f| f.f_to_device(options.device)).transpose()?,
             };
-            feature_metrics(&generated, features.as_ref(), options, &mut report)?;
+            // Images beside statistics are a part of what these were made of: only features of all are the few.
+            let few = stats.features.as_ref().filter(|f| f.size().first() <= f.size().get(1));
+            let real = Real {
+                gaussian: &stats.gaussian,
+                spatial: stats.spatial.as_ref(),
+                features,
+                few: few.map(Tensor::shallow_clone),
+                labels: None,
+            };
+            gaussian_metrics(&generated, &real, options, &mut report)?;
+            feature_metrics(&generated, &real, options, &mut report)?;
         }
     }
     if report.rank_deficient {
@@ -172,101 +204,4 @@ pub fn evaluate(
         report.notes.push(format!("fewer images than features ({d}): covariances do not have full rank"));
     }
     Ok(report)
-}
-
-/// Metrics of the generated set alone.
-fn own_metrics(generated: &Collected, options: &EvalOptions, report: &mut Report) -> Result<()> {
-    if options.metrics.contains(&MetricKind::Is)
-        && let Some(logits) = &generated.logits
-    {
-        let score = inception_score(logits, options.is_splits, options.is_order)?;
-        (report.is_mean, report.is_std) = (Some(score.mean), Some(score.std));
-    }
-    if options.metrics.contains(&MetricKind::Vendi)
-        && let Some(features) = &generated.features
-    {
-        report.vendi = Some(vendi(features)?);
-    }
-    Ok(())
-}
-
-/// Metrics of means and covariances.
-fn gaussian_metrics(
-    generated: &Collected,
-    reference: (&Gaussian, Option<&Gaussian>),
-    options: &EvalOptions,
-    report: &mut Report,
-) -> Result<()> {
-    report.n_ref = reference.0.n;
-    if options.metrics.contains(&MetricKind::Fid) {
-        report.fid = Some(frechet::distance(&generated.gaussian, reference.0)?);
-        report.rank_deficient = generated.gaussian.rank_deficient() || reference.0.rank_deficient();
-    }
-    if options.metrics.contains(&MetricKind::Sfid)
-        && let (Some(own), Some(other)) = (&generated.spatial, reference.1)
-    {
-        report.sfid = Some(frechet::distance(own, other)?);
-        report.rank_deficient |= own.rank_deficient() || other.rank_deficient();
-    }
-    Ok(())
-}
-
-/// Metrics of the features themselves.
-fn feature_metrics(
-    generated: &Collected,
-    reference: Option<&Tensor>,
-    options: &EvalOptions,
-    report: &mut Report,
-) -> Result<()> {
-    let (Some(x), Some(y)) = (&generated.features, reference) else { return Ok(()) };
-    let asked = |kind: MetricKind| options.metrics.contains(&kind);
-    let (n, m) = (rows(x)?.0, rows(y)?.0);
-    report.n_ref_features = Some(m as u64);
-    if asked(MetricKind::Kid) {
-        let size = options.kid_subset_size.unwrap_or(n.min(m).min(1000));
-        let kid = KidOptions { subsets: options.kid_subsets, size, ..KidOptions::default() };
-        let value = kid_subsets(x, y, &kid)?;
-        (report.kid, report.kid_std) = (Some(value.mean), Some(value.std));
-        report.kid_subset_size = Some(size);
-        report.kid_full = Some(unbiased_mmd2(x, y, BLOCK)?);
-    }
-    if asked(MetricKind::Mmd) {
-        report.mmd2 = Some(match report.kid_full {
-            Some(value) => value,
-            None => unbiased_mmd2(x, y, BLOCK)?,
-        });
-    }
-    if asked(MetricKind::Pr) || asked(MetricKind::Prdc) || asked(MetricKind::Authpct) {
-        let settings = PrdcOptions { pr_k: options.pr_k, dc_k: options.prdc_k, block: BLOCK };
-        let value = prdc(y, x, &settings)?;
-        if asked(MetricKind::Pr) || asked(MetricKind::Prdc) {
-            (report.precision, report.recall) = (Some(value.precision), Some(value.recall));
-            report.pr_k = Some(options.pr_k);
-        }
-        if asked(MetricKind::Prdc) {
-            (report.density, report.coverage) = (Some(value.density), Some(value.coverage));
-            report.prdc_k = Some(options.prdc_k);
-        }
-        if asked(MetricKind::Authpct) {
-            report.auth_pct = Some(value.auth_pct);
-        }
-    }
-    if asked(MetricKind::Nn) {
-        // Equal sizes, as otherwise 0.5 does not stand for equal distributions; a random part of the larger set,
-        // as files are often ordered by class or author.
-        let both = n.min(m);
-        let part = |x: &Tensor, n: usize| -> Result<Tensor> {
-            let chosen = choose(n, Some(both), SubsetRule::Random, options.seed)?;
-            let index: Vec<i64> = chosen.into_iter().map(|i| i as i64).collect();
-            Ok(x.f_index_select(0, &Tensor::f_from_slice(&index)?.f_to_device(x.device())?)?)
-        };
-        report.nn_accuracy = Some(nn_two_sample(&part(x, n)?, &part(y, m)?)?);
-    }
-    if asked(MetricKind::Mind) {
-        report.mind = Some(mind(x, y, 1000, 2020)?);
-    }
-    if asked(MetricKind::Sw) {
-        report.sw = Some(approximate_sw2(x, y)?);
-    }
-    Ok(())
 }

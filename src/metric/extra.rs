@@ -72,6 +72,15 @@ pub fn mind(x: &Tensor, y: &Tensor, directions: usize, seed: u64) -> Result<f64>
     Ok(3.0 * d as f64 * mean.f_double_value(&[])?)
 }
 
+/// The sizes of the subsets behind the extrapolation to infinitely many images: 15 equally spaced ones from
+/// min(5000, max(n / 10, 2)) to n, as dgm-eval takes them.
+#[must_use]
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+pub fn infinity_sizes(n: usize) -> Vec<usize> {
+    let first = (n as f64 / 10.0).clamp(2.0, 5000.0);
+    (0..15).map(|i| (first + (n as f64 - first) * f64::from(i) / 14.0) as usize).collect()
+}
+
 /// Least-squares line `FD_N = intercept + slope / N` (Chong and Forsyth 2020, "Effectively unbiased FID"):
 /// intercept (the value at infinitely many samples) and slope.
 ///

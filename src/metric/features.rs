@@ -27,12 +27,17 @@ pub struct Features {
     pub spatial: Option<Tensor>,
 }
 
-/// Turns images into features.
+/// Turns images into features, in two steps: each image is brought to the network's input for itself, then inputs
+/// go through the network in batches.
 pub trait Extractor: Debug {
     /// Name, as it goes into reports and statistics files.
     fn name(&self) -> String;
     /// Resizing protocol, where the extractor has one.
     fn protocol(&self) -> Option<Protocol> {
+        None
+    }
+    /// How images are resized, where it is a choice but no [`Protocol`].
+    fn resize(&self) -> Option<String> {
         None
     }
     /// SHA-256 of the weight file, where there is one.
@@ -43,15 +48,31 @@ pub trait Extractor: Debug {
     fn channels(&self) -> Option<usize> {
         None
     }
+    /// Whether inputs made of images of different sizes can share a batch.
+    fn any_size(&self) -> bool {
+        false
+    }
     /// What it can give beside the features.
     fn can(&self) -> Wanted {
         Wanted::default()
     }
-    /// Features of `images`, u8 `[N, C, H, W]`.
+    /// The network's input for `images`, u8 `[N, C, H, W]`.
     ///
     /// # Errors
     /// Where the images have a wrong shape or type, or libtorch fails.
-    fn extract(&self, images: &Tensor, wanted: Wanted) -> Result<Features>;
+    fn prepare(&self, images: &Tensor) -> Result<Tensor>;
+    /// Features of what [`Extractor::prepare`] made.
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    fn forward(&self, input: &Tensor, wanted: Wanted) -> Result<Features>;
+    /// Features of `images`, u8 `[N, C, H, W]`.
+    ///
+    /// # Errors
+    /// As the two steps.
+    fn extract(&self, images: &Tensor, wanted: Wanted) -> Result<Features> {
+        self.forward(&self.prepare(images)?, wanted)
+    }
 }
 
 /// Checks that images are bytes `[N, C, H, W]`: every protocol is defined on quantised images.

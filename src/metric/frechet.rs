@@ -182,52 +182,36 @@ pub enum Route {
 /// # Errors
 /// Where dimensions differ, or the result is not finite or clearly negative.
 pub fn distance(a: &Gaussian, b: &Gaussian) -> Result<f64> {
-    if a.dim() != b.dim() {
-        return Err(Error::data("statistics of different extractors")
-            .why(format!("{} and {} numbers per image", a.dim(), b.dim()))
-            .hint("2048 is the Inception network, 2023 its spatial features, 1024 DINOv2"));
-    }
-    // LAPACK may answer anything for a matrix with NaN in it.
-    for cov in [&a.cov, &b.cov] {
-        if cov.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
-            return Err(Error::run("frechet distance").why("a covariance holds values that are not finite"));
-        }
-    }
+    same_dim(a.dim(), b.dim())?;
+    check_finite(&a.cov)?;
+    check_finite(&b.cov)?;
     let prefer = if a.rank_deficient() || b.rank_deficient() { Route::Factors } else { Route::Cholesky };
     let root = trace_root(&a.cov, &b.cov, prefer)?.0;
     combine(&a.mean, &b.mean, trace(&a.cov)?, trace(&b.cov)?, root)
 }
 
-/// The Frechet distance between Gaussians fitted to features `[n, d]` and `[m, d]`, straight from the features:
-/// exact and cheap where there are fewer images than features.
-///
-/// # Errors
-/// As [`distance`].
-pub fn distance_low_rank(x: &Tensor, y: &Tensor) -> Result<f64> {
-    super::distance::same_width(x, y)?;
-    let centred = |x: &Tensor| -> Result<(Tensor, Tensor)> {
-        let (n, _) = rows(x)?;
-        if n < 2 {
-            return Err(Error::data(format!("{n} images")).why("statistics need at least 2"));
-        }
-        let x = x.f_to_kind(Kind::Double)?.f_to_device(Device::Cpu)?;
-        let mean = x.f_mean_dim(0i64, false, Kind::Double)?;
-        #[allow(clippy::cast_precision_loss)]
-        let scaled = x.f_sub(&mean)?.f_div_scalar_((n as f64 - 1.0).sqrt())?;
-        Ok((mean, scaled))
-    };
-    let ((mx, x), (my, y)) = (centred(x)?, centred(y)?);
-    let power = |x: &Tensor| -> Result<f64> { Ok(x.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?) };
-    let product = x.f_matmul(&y.f_transpose(0, 1)?)?;
-    let root = singular_values(&product)?.iter().sum();
-    combine(&mx, &my, power(&x)?, power(&y)?, root)
+pub(super) fn same_dim(a: i64, b: i64) -> Result<()> {
+    if a == b {
+        return Ok(());
+    }
+    Err(Error::data("statistics of different extractors")
+        .why(format!("{a} and {b} numbers per image"))
+        .hint("2048 is the Inception network, 2023 its spatial features, 1024 DINOv2"))
 }
 
-fn trace(cov: &Tensor) -> Result<f64> {
+/// LAPACK may answer anything for a matrix with NaN in it.
+pub(super) fn check_finite(matrix: &Tensor) -> Result<()> {
+    if matrix.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+        return Err(Error::run("frechet distance").why("features or a covariance are not finite"));
+    }
+    Ok(())
+}
+
+pub(super) fn trace(cov: &Tensor) -> Result<f64> {
     Ok(cov.f_trace()?.f_double_value(&[])?)
 }
 
-fn combine(mean1: &Tensor, mean2: &Tensor, trace1: f64, trace2: f64, root: f64) -> Result<f64> {
+pub(super) fn combine(mean1: &Tensor, mean2: &Tensor, trace1: f64, trace2: f64, root: f64) -> Result<f64> {
     let shift = mean1.f_sub(mean2)?.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
     let distance = shift + trace1 + trace2 - 2.0 * root;
     if !distance.is_finite() || distance < -1e-6 * (trace1 + trace2) {
@@ -237,7 +221,7 @@ fn combine(mean1: &Tensor, mean2: &Tensor, trace1: f64, trace2: f64, root: f64) 
     Ok(distance)
 }
 
-fn symmetric(m: &Tensor) -> Result<Tensor> {
+pub(super) fn symmetric(m: &Tensor) -> Result<Tensor> {
     Ok(m.f_add(&m.f_transpose(0, 1)?)?.f_mul_scalar_(0.5)?)
 }
 
@@ -276,7 +260,7 @@ fn by_cholesky(s1: &Tensor, s2: &Tensor) -> Result<Option<f64>> {
 }
 
 /// F with `F F^T = S`, from the eigenvalues that are not zero within rounding.
-fn factor(s: &Tensor) -> Result<Tensor> {
+pub(super) fn factor(s: &Tensor) -> Result<Tensor> {
     let (values, vectors) = symmetric(s)?.f_linalg_eigh("L")?;
     let host = tensor_to_f64(&values)?;
     let top = host.last().copied().unwrap_or(0.0);
@@ -290,7 +274,7 @@ fn factor(s: &Tensor) -> Result<Tensor> {
 }
 
 /// Singular values; the empty list of an empty matrix.
-fn singular_values(m: &Tensor) -> Result<Vec<f64>> {
+pub(super) fn singular_values(m: &Tensor) -> Result<Vec<f64>> {
     if m.numel() == 0 {
         return Ok(Vec::new());
     }

@@ -5,6 +5,7 @@
 //! count, a maximum pool in the last block, and batch normalisation with eps 1e-3. Batch normalisation is folded
 //! into the convolutions in f64.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -14,9 +15,46 @@ use super::features::{Extractor, Features, Wanted, check_images, to_rgb};
 use super::inception_weights::{Weights, units};
 use super::resize::Protocol;
 use crate::error::{Error, Result};
+use crate::net::store::channels_last;
+use crate::torch::shim::conv::ConvRelu;
 
 /// Side of the network's input.
 pub const SIDE: i64 = 299;
+/// Name of the network in reports and statistics files.
+pub const NAME: &str = "inception-2015-12-05";
+
+/// Which layer the features are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Layer {
+    /// Spatial means after the first maximum pool: 64 numbers.
+    First,
+    /// Spatial means after the second maximum pool: 192 numbers.
+    Second,
+    /// Spatial means after `Mixed_6e`: 768 numbers.
+    Third,
+    /// The global average of the last block, `pool3`: 2048 numbers. What FID is defined on.
+    #[default]
+    Last,
+}
+
+impl Layer {
+    /// Numbers per image.
+    #[must_use]
+    pub fn width(self) -> i64 {
+        match self {
+            Layer::First => 64,
+            Layer::Second => 192,
+            Layer::Third => 768,
+            Layer::Last => 2048,
+        }
+    }
+
+    /// The layer with that many numbers per image.
+    #[must_use]
+    pub fn of_width(width: i64) -> Option<Self> {
+        [Layer::First, Layer::Second, Layer::Third, Layer::Last].into_iter().find(|l| l.width() == width)
+    }
+}
 
 /// A convolution with folded normalisation, followed by a ReLU.
 #[derive(Debug)]
@@ -25,6 +63,29 @@ struct Conv {
     bias: Tensor,
     stride: i64,
     padding: [i64; 2],
+    /// The same in one pass, in the layout of the first input that was seen; nothing where there is no such
+    /// operation.
+    fused: OnceCell<Option<ConvRelu>>,
+}
+
+impl Conv {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (stride, padding) = ([self.stride; 2], self.padding);
+        if self.fused.get().is_none() {
+            let size = x.size();
+            let fused = match size[..] {
+                [n, c, h, w] => ConvRelu::new(&self.weight, &self.bias, stride, padding, [n, c, h, w])?,
+                _ => None,
+            };
+            // Nobody else sets it in between.
+            let _ = self.fused.set(fused);
+        }
+        if let Some(Some(fused)) = self.fused.get() {
+            return fused.forward(x);
+        }
+        let mut y = x.f_conv2d(&self.weight, Some(&self.bias), stride, padding, 1, 1)?;
+        Ok(y.f_relu_()?)
+    }
 }
 
 /// The network.
@@ -71,6 +132,7 @@ impl Inception {
                 bias: place(&bias)?,
                 stride: unit.stride,
                 padding: unit.padding,
+                fused: OnceCell::new(),
             };
             convs.insert(unit.name, conv);
         }
@@ -80,9 +142,7 @@ impl Inception {
 
     fn conv(&self, name: &str, x: &Tensor) -> Result<Tensor> {
         let conv = self.convs.get(name).ok_or_else(|| Error::model(format!("no unit `{name}`")))?;
-        let [ph, pw] = conv.padding;
-        let mut y = x.f_conv2d(&conv.weight, Some(&conv.bias), conv.stride, [ph, pw], 1, 1)?;
-        Ok(y.f_relu_()?)
+        conv.forward(x)
     }
 
     /// Convolutions `BLOCK.NAME` one after another.
@@ -152,54 +212,85 @@ impl Inception {
         Ok(Tensor::f_cat(&branches, 1)?)
     }
 
+    fn first(&self, x: &Tensor) -> Result<Tensor> {
+        // Every operation keeps this layout, in which convolutions on the CPU need no copies.
+        let mut x = channels_last(&x.f_to_device(self.device)?)?;
+        for name in ["Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3"] {
+            x = self.conv(name, &x)?;
+        }
+        max_pool(&x, 2, 0)
+    }
+
+    fn second(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.conv("Conv2d_4a_3x3", &self.conv("Conv2d_3b_1x1", x)?)?;
+        max_pool(&x, 2, 0)
+    }
+
+    /// The output of `Mixed_6e`, and the spatial features of sFID where they are wanted.
+    fn third(&self, x: &Tensor, spatial: bool) -> Result<(Tensor, Option<Tensor>)> {
+        let mut x = x.shallow_clone();
+        for name in ["Mixed_5b", "Mixed_5c", "Mixed_5d"] {
+            x = self.block_a(name, &x)?;
+        }
+        x = self.block_b("Mixed_6a", &x)?;
+        let mut map = None;
+        for name in ["Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"] {
+            let (out, first) = self.block_c(name, &x)?;
+            if spatial && name == "Mixed_6d" {
+                // TensorFlow's order: index (y 17 + x) 7 + c.
+                let seven = first.f_narrow(1, 0, 7)?.f_permute([0, 2, 3, 1])?;
+                map = Some(seven.f_reshape([seven.size()[0], -1])?);
+            }
+            x = out;
+        }
+        Ok((x, map))
+    }
+
+    fn last(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.block_d("Mixed_7a", x)?;
+        let x = self.block_e("Mixed_7b", &x, &average_pool(&x)?)?;
+        let x = self.block_e("Mixed_7c", &x, &max_pool(&x, 1, 1)?)?;
+        spatial_mean(&x)
+    }
+
     /// A pass over `x`, `[N, 3, 299, 299]` f32, resized and scaled by a [`Protocol`].
     ///
     /// # Errors
     /// Where libtorch fails.
     pub fn forward(&self, x: &Tensor, wanted: Wanted, means: bool) -> Result<Activations> {
         let _no_grad = tch::no_grad_guard();
-        let mut x = x.f_to_device(self.device)?;
-        for name in ["Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3"] {
-            x = self.conv(name, &x)?;
-        }
-        x = max_pool(&x, 2, 0)?;
-        let mut taps = Vec::new();
-        if means {
-            taps.push(spatial_mean(&x)?);
-        }
-        for name in ["Conv2d_3b_1x1", "Conv2d_4a_3x3"] {
-            x = self.conv(name, &x)?;
-        }
-        x = max_pool(&x, 2, 0)?;
-        if means {
-            taps.push(spatial_mean(&x)?);
-        }
-        for name in ["Mixed_5b", "Mixed_5c", "Mixed_5d"] {
-            x = self.block_a(name, &x)?;
-        }
-        x = self.block_b("Mixed_6a", &x)?;
-        let mut spatial = None;
-        for name in ["Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"] {
-            let (out, first) = self.block_c(name, &x)?;
-            if wanted.spatial && name == "Mixed_6d" {
-                // TensorFlow's order: index (y 17 + x) 7 + c.
-                let seven = first.f_narrow(1, 0, 7)?.f_permute([0, 2, 3, 1])?;
-                spatial = Some(seven.f_reshape([seven.size()[0], -1])?);
-            }
-            x = out;
-        }
-        if means {
-            taps.push(spatial_mean(&x)?);
-        }
-        x = self.block_d("Mixed_7a", &x)?;
-        x = self.block_e("Mixed_7b", &x, &average_pool(&x)?)?;
-        x = self.block_e("Mixed_7c", &x, &max_pool(&x, 1, 1)?)?;
-        let pool3 = spatial_mean(&x)?;
+        let first = self.first(x)?;
+        let second = self.second(&first)?;
+        let (third, spatial) = self.third(&second, wanted.spatial)?;
+        let means = match means {
+            true => Some([spatial_mean(&first)?, spatial_mean(&second)?, spatial_mean(&third)?]),
+            false => None,
+        };
+        let pool3 = self.last(&third)?;
         let logits = match wanted.logits {
             true => Some(pool3.f_matmul(&self.fc_weight.f_transpose(0, 1)?)?),
             false => None,
         };
-        Ok(Activations { pool3, logits, spatial, means: taps.try_into().ok() })
+        Ok(Activations { pool3, logits, spatial, means })
+    }
+
+    /// Spatial means of `layer` for `x` as in [`Inception::forward`]; later layers are not computed.
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    pub fn layer(&self, x: &Tensor, layer: Layer) -> Result<Tensor> {
+        let _no_grad = tch::no_grad_guard();
+        let mut x = self.first(x)?;
+        if layer != Layer::First {
+            x = self.second(&x)?;
+            if layer != Layer::Second {
+                x = self.third(&x, false)?.0;
+                if layer == Layer::Last {
+                    return self.last(&x);
+                }
+            }
+        }
+        spatial_mean(&x)
     }
 
     /// The bias of the output, which the Inception Score leaves out, `[1008]`.
@@ -232,6 +323,7 @@ fn max_pool(x: &Tensor, stride: i64, padding: i64) -> Result<Tensor> {
 pub struct InceptionExtractor {
     net: Inception,
     protocol: Protocol,
+    layer: Layer,
     weights_sha256: Option<String>,
 }
 
@@ -239,7 +331,7 @@ impl InceptionExtractor {
     /// Around a network.
     #[must_use]
     pub fn new(net: Inception, protocol: Protocol, weights_sha256: Option<String>) -> Self {
-        InceptionExtractor { net, protocol, weights_sha256 }
+        InceptionExtractor { net, protocol, layer: Layer::Last, weights_sha256 }
     }
 
     /// Reads the weights at `path`.
@@ -251,11 +343,20 @@ impl InceptionExtractor {
         let net = Inception::new(&weights, device)?;
         Ok(Self::new(net, protocol, weights.sha256))
     }
+
+    /// The same with the features of another layer.
+    #[must_use]
+    pub fn with_layer(self, layer: Layer) -> Self {
+        InceptionExtractor { layer, ..self }
+    }
 }
 
 impl Extractor for InceptionExtractor {
     fn name(&self) -> String {
-        "inception-2015-12-05".to_owned()
+        match self.layer {
+            Layer::Last => NAME.to_owned(),
+            other => format!("{NAME}:{}", other.width()),
+        }
     }
 
     fn protocol(&self) -> Option<Protocol> {
@@ -270,16 +371,26 @@ impl Extractor for InceptionExtractor {
         Some(3)
     }
 
-    fn can(&self) -> Wanted {
-        Wanted { logits: true, spatial: true }
+    fn any_size(&self) -> bool {
+        true
     }
 
-    fn extract(&self, images: &Tensor, wanted: Wanted) -> Result<Features> {
+    fn can(&self) -> Wanted {
+        let whole = self.layer == Layer::Last;
+        Wanted { logits: whole, spatial: whole }
+    }
+
+    fn prepare(&self, images: &Tensor) -> Result<Tensor> {
         check_images(images)?;
         let _no_grad = tch::no_grad_guard();
-        let images = to_rgb(&images.f_to_device(self.net.device)?)?;
-        let x = self.protocol.prepare(&images, SIDE, SIDE)?;
-        let out = self.net.forward(&x, wanted, false)?;
+        self.protocol.prepare(&to_rgb(&images.f_to_device(self.net.device)?)?, SIDE, SIDE)
+    }
+
+    fn forward(&self, input: &Tensor, wanted: Wanted) -> Result<Features> {
+        if self.layer != Layer::Last {
+            return Ok(Features { pool: self.net.layer(input, self.layer)?, logits: None, spatial: None });
+        }
+        let out = self.net.forward(input, wanted, false)?;
         Ok(Features { pool: out.pool3, logits: out.logits, spatial: out.spatial })
     }
 }

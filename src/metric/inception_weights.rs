@@ -196,13 +196,7 @@ impl Weights {
             if !sha256.starts_with(PUBLISHED) && !allow_unverified {
                 // Say what is wrong with the file first, if it is not even a checkpoint.
                 pth::Checkpoint::open(path)?;
-                return Err(Error::model("not the published weights")
-                    .at(path.display())
-                    .why(format!(
-                        "its SHA-256 starts with {}, that of the published files with {PUBLISHED}",
-                        &sha256[..8]
-                    ))
-                    .hint("--allow-unverified-weights uses them all the same"));
+                return Err(not_published(path, &sha256, PUBLISHED));
             }
             pth::Checkpoint::open(path)?.tensors()?
         } else {
@@ -220,6 +214,15 @@ impl Weights {
     pub fn get(&self, name: &str) -> Result<&Tensor> {
         self.tensors.get(name).ok_or_else(|| Error::model(format!("no tensor `{name}`")))
     }
+}
+
+/// The error for a weight file whose hash does not start with `published`.
+pub(super) fn not_published(path: &Path, sha256: &str, published: &str) -> Error {
+    let has = &sha256[..8.min(sha256.len())];
+    Error::model("not the published weights")
+        .at(path.display())
+        .why(format!("its SHA-256 starts with {has}, that of the published files with {published}"))
+        .hint("--allow-unverified-weights uses them all the same")
 }
 
 /// SHA-256 of a file, in hexadecimal.

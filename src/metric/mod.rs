@@ -2,32 +2,44 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`evaluate`], [`collect`], [`settings`] | one pass over the images, any set of metrics, one report |
-//! | [`features`], [`inception`], [`pixel8`], [`torchscript`], [`digits`] | images to features |
-//! | [`resize`] | the three incompatible resizing protocols of FID |
-//! | [`frechet`] | streaming moments and the Frechet distance (FID, sFID) |
+//! | [`evaluate`], [`collect`], [`cache`], [`compute`], [`settings`] | one pass over the images, any set of metrics, one report |
+//! | [`features`], [`inception`], [`transformer`], [`pixel8`], [`torchscript`], [`digits`] | images to features |
+//! | [`resize`], [`pil`] | the three incompatible resizing protocols of FID |
+//! | [`frechet`], [`frechet_features`] | streaming moments and the Frechet distance (FID, sFID) |
+//! | [`bootstrap`] | intervals |
+//! | [`download`] | published weight files |
 //! | [`inception_score`], [`kid`], [`mmd`], [`prdc`], [`nn_two_sample`], [`extra`] | the metrics |
-//! | [`stats_file`] | reference statistics on disk |
+//! | [`stats_file`], [`merge`] | reference statistics on disk; parts of them |
+//! | [`suite`] | the conventions of other tools, by name |
 //! | [`numpy_rng`], [`distance`] | numpy's shuffles; blocked distances |
 
 pub mod baseline;
+pub mod bootstrap;
+pub mod cache;
 pub mod collect;
+pub mod compute;
 pub mod digits;
 pub mod distance;
+pub mod download;
 pub mod evaluate;
 pub mod extra;
 pub mod features;
 pub mod frechet;
+pub mod frechet_features;
 pub mod inception;
 pub mod inception_score;
 pub mod inception_weights;
 pub mod kid;
+pub mod merge;
 pub mod mmd;
 pub mod nn_two_sample;
 pub mod numpy_rng;
+pub mod pil;
 pub mod pixel8;
 pub mod prdc;
 pub mod resize;
 pub mod settings;
 pub mod stats_file;
+pub mod suite;
 pub mod torchscript;
+pub mod transformer;

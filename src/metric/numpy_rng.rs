@@ -45,7 +45,7 @@ impl RandomState {
     }
 
     /// An integer uniform in `[0, max]`, by masked rejection as numpy's `random_interval`.
-    fn interval(&mut self, max: u32) -> u32 {
+    pub fn interval(&mut self, max: u32) -> u32 {
         if max == 0 {
             return 0;
         }

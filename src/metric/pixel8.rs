@@ -18,11 +18,16 @@ impl Extractor for Pixel8 {
         "pixel8".to_owned()
     }
 
-    fn extract(&self, images: &Tensor, _: Wanted) -> Result<Features> {
-        let (n, c, h, w) = check_images(images)?;
+    fn prepare(&self, images: &Tensor) -> Result<Tensor> {
+        let (_, _, h, w) = check_images(images)?;
         if h % 8 != 0 || w % 8 != 0 || h == 0 || w == 0 {
             return Err(Error::data("images").why(format!("{w} x {h} pixels; pixel8 needs multiples of 8")));
         }
+        Ok(images.shallow_clone())
+    }
+
+    fn forward(&self, images: &Tensor, _: Wanted) -> Result<Features> {
+        let (n, c, h, w) = images.size4()?;
         let grid = images.f_to_kind(Kind::Double)?.f_view([n, c, 8, h / 8, 8, w / 8])?;
         let means = grid.f_mean_dim([3i64, 5].as_slice(), false, Kind::Double)?.f_div_scalar_(255.0)?;
         let pool = means.f_permute([0, 2, 3, 1])?.f_reshape([n, -1])?;

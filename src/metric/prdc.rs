@@ -19,13 +19,16 @@ pub struct PrdcOptions {
     pub pr_k: usize,
     /// k of density and coverage (5 in PRDC).
     pub dc_k: usize,
+    /// Whether a point on the edge of a neighbourhood is outside it for precision and recall, too (PRDC and
+    /// dgm-eval compare by `<`, the others by `<=`).
+    pub strict: bool,
     /// Rows in a block; bounds memory.
     pub block: usize,
 }
 
 impl Default for PrdcOptions {
     fn default() -> Self {
-        PrdcOptions { pr_k: 3, dc_k: 5, block: BLOCK }
+        PrdcOptions { pr_k: 3, dc_k: 5, strict: false, block: BLOCK }
     }
 }
 
@@ -45,12 +48,54 @@ pub struct Prdc {
     pub auth_pct: f64,
 }
 
+/// What the five figures are means of: one number per image, f64 on the CPU.
+#[derive(Debug)]
+pub struct Items {
+    /// Per generated image: inside the real manifold (0 or 1).
+    pub precise: Vec<f64>,
+    /// Per generated image: real neighbourhoods it lies in, over k.
+    pub density: Vec<f64>,
+    /// Per generated image: authentic (0 or 1).
+    pub authentic: Vec<f64>,
+    /// Per real image: inside the generated manifold (0 or 1).
+    pub recalled: Vec<f64>,
+    /// Per real image: a generated one in its neighbourhood (0 or 1).
+    pub covered: Vec<f64>,
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+impl Items {
+    /// The five figures.
+    #[must_use]
+    pub fn figures(&self) -> Prdc {
+        Prdc {
+            precision: mean(&self.precise),
+            recall: mean(&self.recalled),
+            density: mean(&self.density),
+            coverage: mean(&self.covered),
+            auth_pct: 100.0 * mean(&self.authentic),
+        }
+    }
+}
+
 /// Precision, recall, density, coverage and authenticity of `generated` `[m, d]` against `real` `[n, d]`.
 ///
 /// # Errors
 /// Where widths differ, or a set has not more than k rows.
-#[allow(clippy::cast_precision_loss)]
 pub fn prdc(real: &Tensor, generated: &Tensor, options: &PrdcOptions) -> Result<Prdc> {
+    Ok(items(real, generated, options)?.figures())
+}
+
+/// The numbers per image behind [`prdc`].
+///
+/// # Errors
+/// Where widths differ, or a set has not more than k rows.
+#[allow(clippy::cast_precision_loss)]
+pub fn items(real: &Tensor, generated: &Tensor, options: &PrdcOptions) -> Result<Items> {
     same_width(real, generated)?;
     let (n, m) = (rows(real)?.0, rows(generated)?.0);
     let device = real.device();
@@ -63,6 +108,7 @@ pub fn prdc(real: &Tensor, generated: &Tensor, options: &PrdcOptions) -> Result<
     let (r_pr, r_dc, r_1) =
         (radius(&near_real, options.pr_k)?, radius(&near_real, options.dc_k)?, radius(&near_real, 1)?);
     let g_pr = radius(&near_fake, options.pr_k)?;
+    let within = |d: &Tensor, r: &Tensor| if options.strict { d.f_lt_tensor(r) } else { d.f_le_tensor(r) };
 
     let mut recalled = Vec::new();
     let mut covered = Vec::new();
@@ -87,9 +133,9 @@ pub fn prdc(real: &Tensor, generated: &Tensor, options: &PrdcOptions) -> Result<
         for (&(j, width), state) in columns.iter().zip(&mut inside) {
             let d = squared(&u, &block(generated, j, width)?)?;
             let g = g_pr.f_narrow(0, j as i64, width as i64)?.f_unsqueeze(0)?;
-            hit = hit.f_logical_or(&d.f_le_tensor(&g)?.f_any_dim(1, false)?)?;
+            hit = hit.f_logical_or(&within(&d, &g)?.f_any_dim(1, false)?)?;
             closest = closest.f_minimum(&d.f_amin(1i64, false)?)?;
-            state.0 = state.0.f_logical_or(&d.f_le_tensor(&r_pr)?.f_any_dim(0, false)?)?;
+            state.0 = state.0.f_logical_or(&within(&d, &r_pr)?.f_any_dim(0, false)?)?;
             state.1 = state.1.f_add(&d.f_lt_tensor(&r_dc)?.f_sum_dim_intlist(0i64, false, Kind::Int64)?)?;
             let (best, row) = d.f_min_dim(0, false)?;
             let better = best.f_lt_tensor(&state.2)?;
@@ -100,9 +146,8 @@ pub fn prdc(real: &Tensor, generated: &Tensor, options: &PrdcOptions) -> Result<
         covered.push(closest.f_unsqueeze(1)?.f_lt_tensor(&r_dc)?.f_squeeze_dim(1)?);
         recalled.push(hit);
     }
-    let share = |flags: &[Tensor], of: usize| -> Result<f64> {
-        let sum = Tensor::f_cat(flags, 0)?.f_sum(Kind::Int64)?.f_to_device(Device::Cpu)?;
-        Ok(tensor_to_f64(&sum)?[0] / of as f64)
+    let host = |parts: &[Tensor]| -> Result<Vec<f64>> {
+        tensor_to_f64(&Tensor::f_cat(parts, 0)?.f_to_device(Device::Cpu)?)
     };
     let mut columns: [Vec<Tensor>; 3] = Default::default();
     for (hit, count, closest, own) in inside {
@@ -110,11 +155,12 @@ pub fn prdc(real: &Tensor, generated: &Tensor, options: &PrdcOptions) -> Result<
         columns[1].push(count);
         columns[0].push(hit);
     }
-    Ok(Prdc {
-        precision: share(&columns[0], m)?,
-        recall: share(&recalled, n)?,
-        density: share(&columns[1], m)? / options.dc_k as f64,
-        coverage: share(&covered, n)?,
-        auth_pct: 100.0 * share(&columns[2], m)?,
+    let k = options.dc_k as f64;
+    Ok(Items {
+        precise: host(&columns[0])?,
+        density: host(&columns[1])?.into_iter().map(|count| count / k).collect(),
+        authentic: host(&columns[2])?,
+        recalled: host(&recalled)?,
+        covered: host(&covered)?,
     })
 }

@@ -18,7 +18,7 @@ pub enum Protocol {
     /// Bilinear with half-pixel centres of `x / 255`, `2 x - 1`: pytorch-fid, clean-fid's `legacy_pytorch`.
     #[value(alias = "pytorch-fid")]
     Pytorch,
-    /// Antialiased bicubic (a = -0.5) per channel in f32, clipped and not rounded, `(x - 128) / 128`:
+    /// PIL's antialiased bicubic (a = -0.5) per channel in f32, clipped and not rounded, `(x - 128) / 128`:
     /// clean-fid's `clean`.
     #[value(alias = "clean-fid")]
     Clean,
@@ -40,15 +40,28 @@ impl Protocol {
     /// # Errors
     /// Where libtorch fails.
     pub fn prepare(self, images: &Tensor, height: i64, width: i64) -> Result<Tensor> {
-        let x = images.f_to_kind(Kind::Float)?;
         Ok(match self {
-            Protocol::Tf => tf_bilinear(&x, height, width)?.f_sub_scalar(128.0)?.f_div_scalar_(128.0)?,
-            Protocol::Clean => bicubic(&x, height, width)?.f_sub_scalar(128.0)?.f_div_scalar_(128.0)?,
+            Protocol::Tf | Protocol::Clean => {
+                self.resize(images, height, width)?.f_sub_scalar(128.0)?.f_div_scalar_(128.0)?
+            }
             Protocol::Pytorch => {
-                let scaled = half_pixel_bilinear(&x.f_div_scalar(255.0)?, height, width)?;
+                let scaled =
+                    half_pixel_bilinear(&images.f_to_kind(Kind::Float)?.f_div_scalar(255.0)?, height, width)?;
                 scaled.f_mul_scalar(2.0)?.f_sub_scalar_(1.0)?
             }
         })
+    }
+
+    /// The resized images `[N, 3, height, width]` f32, still of 0 to 255.
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    pub fn resize(self, images: &Tensor, height: i64, width: i64) -> Result<Tensor> {
+        match self {
+            Protocol::Tf => tf_bilinear(&images.f_to_kind(Kind::Float)?, height, width),
+            Protocol::Pytorch => half_pixel_bilinear(&images.f_to_kind(Kind::Float)?, height, width),
+            Protocol::Clean => bicubic(images, height, width),
+        }
     }
 }
 
@@ -91,16 +104,12 @@ pub fn half_pixel_bilinear(x: &Tensor, height: i64, width: i64) -> Result<Tensor
     Ok(x.f_upsample_bilinear2d([height, width], false, None, None)?)
 }
 
-/// Antialiased bicubic resize (a = -0.5) of values 0 to 255, clipped to that range and not rounded.
+/// PIL's antialiased bicubic resize (a = -0.5) of values 0 to 255, clipped to that range and not rounded.
 ///
 /// # Errors
-/// Where libtorch fails.
+/// Where the shape is another one.
 pub fn bicubic(x: &Tensor, height: i64, width: i64) -> Result<Tensor> {
-    let (_, _, h, w) = x.size4()?;
-    if (h, w) == (height, width) {
-        return Ok(x.shallow_clone());
-    }
-    Ok(x.f_internal_upsample_bicubic2d_aa([height, width], false, None, None)?.f_clamp(0.0, 255.0)?)
+    Ok(super::pil::bicubic_f32(x, height, width)?.f_to_device(x.device())?)
 }
 
 #[cfg(test)]

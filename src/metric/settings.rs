@@ -1,6 +1,7 @@
 //! What is measured and how, and the report of the figures.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tch::Device;
@@ -35,12 +36,19 @@ pub enum MetricKind {
     Vendi,
     /// Approximate sliced 2-Wasserstein distance.
     Sw,
+    /// Frechet distance extrapolated to infinitely many images.
+    FdInf,
 }
 
 impl MetricKind {
-    /// Whether features themselves are needed, of both sets unless it is [`MetricKind::Vendi`].
+    /// Whether the features of the generated images themselves are needed.
     pub(super) fn needs_features(self) -> bool {
         !matches!(self, MetricKind::Fid | MetricKind::Sfid | MetricKind::Is)
+    }
+
+    /// Whether the features of the reference images themselves are needed.
+    pub(super) fn needs_reference_features(self) -> bool {
+        self.needs_features() && !matches!(self, MetricKind::Vendi | MetricKind::FdInf)
     }
 
     pub(super) fn needs_reference(self) -> bool {
@@ -84,10 +92,22 @@ pub struct EvalOptions {
     pub is_splits: usize,
     /// Order of its rows.
     pub is_order: IsOrder,
+    /// Splits of this many rows each instead, a shorter one at the end (ADM).
+    pub is_chunk: Option<usize>,
     /// Neighbours of precision and recall.
     pub pr_k: usize,
+    /// Whether precision and recall leave out points that lie on the edge of a neighbourhood (PRDC, dgm-eval).
+    pub pr_strict: bool,
     /// Neighbours of density and coverage.
     pub prdc_k: usize,
+    /// Most images of each set, chosen at random, for precision, recall, density and coverage.
+    pub prdc_subset: Option<usize>,
+    /// Resamplings for intervals of 95 per cent; 0 for none.
+    pub bootstrap: usize,
+    /// Also the Frechet distance of each class.
+    pub per_class: bool,
+    /// Folder where features are kept between runs.
+    pub cache: Option<PathBuf>,
     /// Device of the metrics on features.
     pub device: Device,
 }
@@ -105,11 +125,43 @@ impl Default for EvalOptions {
             kid_subset_size: None,
             is_splits: 10,
             is_order: IsOrder::Shuffled,
+            is_chunk: None,
             pr_k: 3,
+            pr_strict: false,
             prdc_k: 5,
+            prdc_subset: None,
+            bootstrap: 0,
+            per_class: false,
+            cache: None,
             device: Device::Cpu,
         }
     }
+}
+
+impl EvalOptions {
+    /// Whether the features of the generated images themselves are needed.
+    pub(super) fn keeps_features(&self) -> bool {
+        let resampled = self.bootstrap > 0 && self.metrics.contains(&MetricKind::Fid);
+        resampled || self.per_class || self.metrics.iter().any(|m| m.needs_features())
+    }
+
+    /// Whether the features of the reference images themselves are needed.
+    pub(super) fn keeps_reference_features(&self) -> bool {
+        self.per_class || self.metrics.iter().any(|m| m.needs_reference_features())
+    }
+}
+
+/// The Frechet distance of one class.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClassReport {
+    /// The class.
+    pub class: i64,
+    /// Generated images of it.
+    pub n: usize,
+    /// Reference images of it.
+    pub n_ref: usize,
+    /// Frechet distance; nothing where a set has fewer than two images.
+    pub fid: Option<f64>,
 }
 
 /// The figures. Only those asked for are there.
@@ -119,6 +171,15 @@ impl Default for EvalOptions {
 pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fid: Option<f64>,
+    /// Frechet distance of DINOv2's features.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fd_dinov2: Option<f64>,
+    /// Frechet distance of CLIP's features.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_fid: Option<f64>,
+    /// Frechet distance extrapolated to infinitely many images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fd_inf: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sfid: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -151,6 +212,12 @@ pub struct Report {
     pub vendi: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sw: Option<f64>,
+    /// Intervals of 95 per cent by the name of the figure and `_ci`.
+    #[serde(flatten)]
+    pub intervals: BTreeMap<String, [f64; 2]>,
+    /// Figures of each class.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub per_class: Vec<ClassReport>,
     /// Generated images.
     pub n: u64,
     /// Reference images behind the Frechet distance, where known.
@@ -162,14 +229,23 @@ pub struct Report {
     pub extractor: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<super::resize::Protocol>,
+    /// How images were resized, where it is no protocol of FID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resize: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights_sha256: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pr_k: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prdc_k: Option<usize>,
+    /// Images of each set behind precision, recall, density and coverage, where not all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prdc_subset: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kid_subset_size: Option<usize>,
+    /// Resamplings behind the intervals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<usize>,
     /// Seed of the random subset of images.
     pub seed: u32,
     /// Whether a covariance has less than full rank for lack of images.
@@ -179,4 +255,12 @@ pub struct Report {
     /// What may spoil the result.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+}
+
+impl Report {
+    /// The Frechet distance of the features, whichever they are.
+    #[must_use]
+    pub fn frechet(&self) -> Option<f64> {
+        self.fid.or(self.fd_dinov2).or(self.clip_fid)
+    }
 }

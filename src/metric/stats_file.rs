@@ -2,7 +2,7 @@
 //!
 //! Read: `.npz` of EDM, TTUR and pytorch-fid (`mu`, `sigma`; also `m`/`s`, `mean`/`cov`), of the ADM reference
 //! batches (with `mu_s`, `sigma_s` of the spatial features and `arr_0`, 10 000 images for precision and recall),
-//! of score_sde (`pool_3`, raw activations), and the own safetensors form, which says how it was made. Written:
+//! of score_sde (`pool_3`, raw activations) and clean-fid (`feats`, the same for KID), and the own safetensors form, which says how it was made. Written:
 //! `.npz` (`mu`, `sigma` f64) and safetensors.
 
 use std::collections::BTreeMap;
@@ -29,6 +29,9 @@ pub struct Origin {
     pub weights_sha256: Option<String>,
     /// Resizing protocol.
     pub protocol: Option<Protocol>,
+    /// How images were resized, where it is no protocol of FID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resize: Option<String>,
     /// Number of images.
     pub n: Option<u64>,
     /// What the images were.
@@ -64,13 +67,18 @@ pub fn is_stats(path: &Path) -> Result<bool> {
     }
     let data = crate::io::bytes::Bytes::map(path)?;
     if data.starts_with(b"PK") {
-        return Ok(Npz::open(path).is_ok_and(|npz| npz.has("pool_3") || keys(&npz).is_some()));
+        return Ok(Npz::open(path).is_ok_and(|npz| raw(&npz).is_some() || keys(&npz).is_some()));
     }
     Ok(safetensors::File::open(path).is_ok_and(|file| file.metadata().contains_key("gen_stats")))
 }
 
 fn keys(npz: &Npz) -> Option<(&'static str, &'static str)> {
     [("mu", "sigma"), ("m", "s"), ("mean", "cov")].into_iter().find(|(m, s)| npz.has(m) && npz.has(s))
+}
+
+/// The array of raw features: score_sde's and clean-fid's (`..._kid.npz`) files hold these alone.
+fn raw(npz: &Npz) -> Option<&'static str> {
+    ["pool_3", "feats"].into_iter().find(|name| npz.has(name))
 }
 
 impl Stats {
@@ -88,10 +96,11 @@ impl Stats {
         let mut npz = Npz::open(path)?;
         let mut notes = Vec::new();
         let Some((mu, sigma)) = keys(&npz) else {
-            if npz.has("pool_3") {
-                let features = npz.array("pool_3")?.to_tensor()?.f_to_kind(Kind::Float)?;
+            if let Some(name) = raw(&npz) {
+                let features = npz.array(name)?.to_tensor()?.f_to_kind(Kind::Float)?;
                 let gaussian = Gaussian::fit(&features)?;
-                let origin = Origin { n: gaussian.n, ..Origin::default() };
+                let protocol = protocol_of_name(path);
+                let origin = Origin { n: gaussian.n, protocol, ..Origin::default() };
                 return Ok(Stats { gaussian, spatial: None, features: Some(features), origin, notes });
             }
             return Err(Error::data("no statistics")

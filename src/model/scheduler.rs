@@ -90,7 +90,7 @@ impl Scheduler {
             .map_err(|e| Error::model("scheduler without a process").at(place).why(e.to_string()))?;
         let steps = match name {
             // Published samples of the others are of fewer steps than the table has.
-            "ScoreSdeVe" => Some(config.whole("num_train_timesteps", 2000)?),
+            "ScoreSdeVe" => Some(config.times(2000)?),
             _ => None,
         };
         let sample = SampleSpec { solver: Some(solver), grid: Some(grid), steps, ..SampleSpec::default() };

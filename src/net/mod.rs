@@ -25,6 +25,9 @@ mod unet2d_json;
 mod unet2d_resnet;
 mod unet2d_time;
 mod unet2d_up;
+pub mod vit;
+pub mod vit_config;
+pub mod vit_weights;
 
 /// Whether dropout and the like are on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -240,7 +240,8 @@ impl GridSpec {
         if !(shift > 0.0 && shift.is_finite()) {
             return Err(Error::usage(format!("the shift {shift} is not a positive number")).at("--shift"));
         }
-        Ok(times.into_iter().map(|t| shift * t / (1.0 + (shift - 1.0) * t)).collect())
+        // As s t/(1 - t + s t), which is exact at both ends.
+        Ok(times.into_iter().map(|t| shift * t / (1.0 - t + shift * t)).collect())
     }
 
     /// First and last time of the run on `process`.

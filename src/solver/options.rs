@@ -150,6 +150,11 @@ pub struct Langevin {
     pub control: Control,
 }
 
+impl Langevin {
+    /// The most corrections before a step.
+    pub const MOST: usize = 10_000;
+}
+
 impl Default for Langevin {
     fn default() -> Self {
         Langevin { steps: 1, snr: 0.16, control: Control::Sample }

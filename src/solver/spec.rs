@@ -359,6 +359,10 @@ impl SolverSpec {
             let why = if largest > 1.0 { "it must not be negative" } else { "it must be from 0 to 1" };
             return Err(Error::usage("bad eta").at("--eta").why(why));
         }
+        if self.langevin.is_some_and(|langevin| langevin.steps > Langevin::MOST) {
+            let why = format!("at most {} are made before a step", Langevin::MOST);
+            return Err(Error::usage("too many corrections").at("langevin.steps").why(why));
+        }
         if let Some(langevin) = self.langevin
             && !(langevin.snr > 0.0 && langevin.snr.is_finite())
         {

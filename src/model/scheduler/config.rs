@@ -59,6 +59,12 @@ impl<'a> Config<'a> {
         Ok(self.some_number(key)?.unwrap_or(usual))
     }
 
+    /// A positive number.
+    pub(super) fn positive(&self, key: &str, usual: f64) -> Result<f64> {
+        let number = self.number(key, usual)?;
+        if number > 0.0 { Ok(number) } else { Err(self.wrong(key, "it must be positive")) }
+    }
+
     /// A whole number that is not negative.
     pub(super) fn whole(&self, key: &str, usual: usize) -> Result<usize> {
         match self.get(key) {
@@ -66,6 +72,14 @@ impl<'a> Config<'a> {
             Some(value) => (value.as_u64().and_then(|n| usize::try_from(n).ok()))
                 .ok_or_else(|| self.wrong(key, "it must be a whole number, not below 0")),
         }
+    }
+
+    /// The number of training times.
+    pub(super) fn times(&self, usual: usize) -> Result<usize> {
+        let key = "num_train_timesteps";
+        let times = self.whole(key, usual)?;
+        let range = 2..=1_000_000;
+        if range.contains(&times) { Ok(times) } else { Err(self.wrong(key, "it must be from 2 to 1000000")) }
     }
 
     /// A word.

@@ -42,7 +42,7 @@ pub(super) fn read(config: &Config<'_>, name: &str) -> Result<Parts> {
 const NEARLY_NO_SIGNAL: f64 = 1.0 / 16_777_216.0;
 
 fn process(config: &Config<'_>, name: &str) -> Result<ProcessSpec> {
-    let steps = config.whole("num_train_timesteps", 1000)?;
+    let steps = config.times(1000)?;
     let latent = matches!(name, "HeunDiscrete" | "KDPM2Discrete" | "KDPM2AncestralDiscrete" | "DPMSolverSDE");
     let (first, last) = if latent { (0.00085, 0.012) } else { (1e-4, 0.02) };
     let schedules = [
@@ -77,7 +77,7 @@ fn process(config: &Config<'_>, name: &str) -> Result<ProcessSpec> {
 }
 
 fn objective(config: &Config<'_>) -> Result<ObjectiveSpec> {
-    let n = u32::try_from(config.whole("num_train_timesteps", 1000)?)
+    let n = u32::try_from(config.times(1000)?)
         .map_err(|_| config.wrong("num_train_timesteps", "it is too large"))?;
     let plain = Plain {
         time: Some(TimeInput::discrete(n)),
@@ -106,8 +106,11 @@ pub(super) fn threshold(config: &Config<'_>) -> Result<Option<ThresholdSpec>> {
     if ceiling < 1.0 {
         return Err(config.wrong("sample_max_value", "it is below the largest magnitude of data, 1"));
     }
-    let quantile = Some(config.number("dynamic_thresholding_ratio", 0.995)?);
-    Ok(Some(ThresholdSpec { quantile, max: 1.0, ceiling: Some(ceiling) }))
+    let quantile = config.positive("dynamic_thresholding_ratio", 0.995)?;
+    if quantile > 1.0 {
+        return Err(config.wrong("dynamic_thresholding_ratio", "it must not exceed 1"));
+    }
+    Ok(Some(ThresholdSpec { quantile: Some(quantile), max: 1.0, ceiling: Some(ceiling) }))
 }
 
 /// Thresholding, or else clipping.
@@ -116,10 +119,7 @@ fn threshold_or_clip(config: &Config<'_>, usual: bool) -> Result<Option<Threshol
     if dynamic.is_some() || !config.flag("clip_sample", usual)? {
         return Ok(dynamic);
     }
-    let max = config.number("clip_sample_range", 1.0)?;
-    if max <= 0.0 {
-        return Err(config.wrong("clip_sample_range", "it must be positive"));
-    }
+    let max = config.positive("clip_sample_range", 1.0)?;
     Ok(Some(ThresholdSpec { quantile: None, max, ceiling: None }))
 }
 
@@ -204,6 +204,11 @@ fn with_levels(
     if given && (low.is_none() || high.is_none()) {
         let key = if low.is_some() { "sigma_max" } else { "sigma_min" };
         return Err(config.wrong(key, "the other end is given alone"));
+    }
+    if let (Some(low), Some(high)) = (low, high)
+        && !(low > 0.0 && high > low)
+    {
+        return Err(config.wrong("sigma_min", "it must be positive and below `sigma_max`"));
     }
     let table = TableRules { entries: Some(Entries::Nodes), time, inner, ends: (!given).then_some(ends) };
     Ok(GridSpec {

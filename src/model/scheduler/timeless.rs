@@ -16,7 +16,7 @@ use crate::solver::{
 /// EDMEuler and EDMDPMSolverMultistep: EDM's process and preconditioning.
 pub(super) fn edm(config: &Config<'_>, name: &str) -> Result<Parts> {
     let (sigma_min, sigma_max) = (config.number("sigma_min", 0.002)?, config.number("sigma_max", 80.0)?);
-    let sigma_data = config.number("sigma_data", 0.5)?;
+    let sigma_data = config.positive("sigma_data", 0.5)?;
     // The opposite sign of the network's output, which EDM's own preconditioning does not have.
     config.choice("prediction_type", "epsilon", &[("epsilon", ())])?;
     let kind = config.choice(
@@ -24,7 +24,7 @@ pub(super) fn edm(config: &Config<'_>, name: &str) -> Result<Parts> {
         "karras",
         &[("karras", GridKind::Karras), ("exponential", GridKind::Logsnr)],
     )?;
-    let rho = config.number("rho", 7.0)?;
+    let rho = config.positive("rho", 7.0)?;
     let grid = GridSpec {
         rho: (kind == GridKind::Karras).then_some(rho),
         terminal: Some(terminal(config)?),
@@ -90,20 +90,14 @@ pub(super) fn flow(config: &Config<'_>, name: &str) -> Result<Parts> {
         &["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"],
         "flows are sampled here on the shifted even grid",
     )?;
-    let steps = config.whole("num_train_timesteps", 1000)?;
-    let shift = config.number("shift", 1.0)?;
-    if !(steps >= 2 && shift > 0.0) {
-        return Err(config.wrong(
-            if steps >= 2 { "shift" } else { "num_train_timesteps" },
-            "it must be positive, and there must be two steps at least",
-        ));
-    }
+    let steps = config.times(1000)?;
+    let shift = config.positive("shift", 1.0)?;
     let steps = steps as f64;
     // The last time of the grid before its shift is a shifted one already.
     let last = 1.0 / steps;
     let grid = GridSpec {
         t_max: Some(1.0),
-        t_min: Some(shift * last / (1.0 + (shift - 1.0) * last)),
+        t_min: Some(shift * last / (1.0 - last + shift * last)),
         shift: Some(shift),
         terminal: Some(Terminal::Zero),
         ..GridSpec::from(GridKind::Uniform)
@@ -117,11 +111,11 @@ pub(super) fn flow(config: &Config<'_>, name: &str) -> Result<Parts> {
 /// ScoreSdeVe: reverse diffusion with Langevin corrections on the geometric levels of VE.
 pub(super) fn ve(config: &Config<'_>) -> Result<Parts> {
     let (sigma_min, sigma_max) = (config.number("sigma_min", 0.01)?, config.number("sigma_max", 1348.0)?);
-    let corrections = Langevin {
-        steps: config.whole("correct_steps", 1)?,
-        snr: config.number("snr", 0.15)?,
-        control: Control::Batch,
-    };
+    let steps = config.whole("correct_steps", 1)?;
+    if steps > Langevin::MOST {
+        return Err(config.wrong("correct_steps", "it is too many"));
+    }
+    let corrections = Langevin { steps, snr: config.positive("snr", 0.15)?, control: Control::Batch };
     let solver = SolverSpec {
         langevin: (corrections.steps > 0).then_some(corrections),
         ..SolverSpec::new(SolverName::ReverseDiffusion)
