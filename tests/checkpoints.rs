@@ -169,6 +169,26 @@ fn checkpoints_of_dit_and_sit_give_what_they_give() {
     assert_eq!(load(&fixture("dit.pt"), &edm).err().unwrap().kind().exit_code(), 2);
 }
 
+#[test]
+fn a_description_beside_a_checkpoint_says_what_it_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("checkpoint_8.pth");
+    std::fs::copy(fixture("ddpmpp.pth"), &path).unwrap();
+    let describe = |text: &str| std::fs::write(dir.path().join("model.json"), text).unwrap();
+    describe(r#"{"process": {"type": "subvp", "beta_max": 15.0}, "shape": [1, 8, 8]}"#);
+    let card = load(&path, &OpenOptions::default()).unwrap().card;
+    assert_eq!(card.process, ProcessSpec::Subvp { beta_min: 0.1, beta_max: 15.0 });
+    assert_eq!(card.shape, [1, 8, 8]);
+    // Flags go before it.
+    assert_eq!(load(&path, &of(ProcessName::Ddpm, sided(16, 1))).unwrap().card.shape, [1, 16, 16]);
+    describe(r#"{"process": "vp", "prediction": "v"}"#);
+    says(&load(&path, &OpenOptions::default()).err().unwrap(), "--process and --shape only");
+    describe("{");
+    says(&load(&path, &OpenOptions::default()).err().unwrap(), "model.json");
+    std::fs::copy(fixture("edm-vp.pkl"), &path).unwrap();
+    says(&load(&path, &of(ProcessName::Vp, OpenOptions::default())).err().unwrap(), "says itself");
+}
+
 /// A folder as diffusers writes it, with the fixture's weights after `change`.
 fn dit_folder(place: &Path, change: impl Fn(&mut BTreeMap<String, Tensor>, &mut Value)) {
     let facts = json(&fixture("diffusers-dit.json"));

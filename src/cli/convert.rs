@@ -20,8 +20,9 @@ use crate::model::open::OpenOptions;
     gen convert runs/ddpm my-ddpm --to diffusers\n  \
     gen convert runs/ddpm my-ddpm.pt\n  \
     gen convert inception.pth inception.safetensors --dtype f16\n\n\
-    Sources: snapshots, run folders, folders of diffusers, and checkpoints of EDM, score_sde, DiT and SiT;\n\
-    for `--to safetensors` any PyTorch checkpoint. Nothing in a checkpoint is executed.\n\
+    Sources: snapshots, run folders, folders of diffusers, checkpoints of EDM, score_sde, DiT and SiT\n\
+    (--process and --shape say what those do not), and for `--to safetensors` any PyTorch checkpoint.\n\
+    Nothing in a checkpoint is executed.\n\
     --dtype casts the floating-point tensors; without it they stay as they are.")]
 pub struct ConvertArgs {
     /// The model: a snapshot, a run folder, a folder of diffusers or a checkpoint
@@ -34,15 +35,15 @@ pub struct ConvertArgs {
     /// Which weights: a run's average, or ema or raw of a checkpoint [default: the averaged ones]
     #[arg(long, value_name = "NAME")]
     weights: Option<String>,
-    /// What a checkpoint does not say
-    #[command(flatten)]
-    raw: RawArgs,
     /// Only the tensors below this name, which is taken off (--to safetensors)
     #[arg(long, value_name = "NAME")]
     part: Option<String>,
     /// Replace what is at the destination
     #[arg(long)]
     overwrite: bool,
+    /// What a checkpoint does not say
+    #[command(flatten)]
+    raw: RawArgs,
 }
 
 /// Runs the command.

@@ -133,8 +133,15 @@ fn kind(source: &Source, options: &OpenOptions, notes: &mut Vec<String>) -> Resu
     };
     let Some(process) = sit else {
         let time = TimeInput::discrete(1000);
+        if let Some(ProcessSpec::Ddpm { steps, .. }) = options.raw.process_spec()
+            && steps != 1000
+        {
+            return Err(Error::usage(format!("a DDPM table of {steps} steps"))
+                .at("process")
+                .why("DiT is trained with 1000"));
+        }
         let precond = Precond::Plain { prediction: Prediction::Eps, time, factor: 1.0 };
-        return Ok((ProcessName::Ddpm.spec(), precond));
+        return Ok((options.raw.process_spec().unwrap_or_else(|| ProcessName::Ddpm.spec()), precond));
     };
     let (prediction, factor) = match source.text("args.prediction") {
         None | Some("velocity") => (Prediction::Velocity, -1.0),
@@ -146,5 +153,6 @@ fn kind(source: &Source, options: &OpenOptions, notes: &mut Vec<String>) -> Resu
         }
     };
     let time = TimeInput::Linear { scale: -1.0, shift: 1.0 };
-    Ok((process.spec(), Precond::Plain { prediction, time, factor }))
+    let process = options.raw.process_spec().unwrap_or_else(|| process.spec());
+    Ok((process, Precond::Plain { prediction, time, factor }))
 }

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use super::card::{ModelCard, Range, Trained};
-use super::load::Loaded;
+use super::load::{Loaded, says_itself};
 use super::open::OpenOptions;
+use super::raw::RawSpec;
 use super::source::Source;
 use super::{dit, edm, score_sde};
 use crate::error::{Error, Result};
@@ -65,11 +66,14 @@ pub fn read(path: &Path, options: &OpenOptions) -> Result<Loaded> {
 /// # Errors
 /// As [`read`].
 pub fn read_as(layout: Layout, source: &Source, options: &OpenOptions) -> Result<Loaded> {
-    match layout {
-        Layout::Edm => edm::read(source, options),
-        Layout::ScoreSde => score_sde::read(source, options),
-        Layout::Dit => dit::read(source, options),
+    if layout == Layout::Edm {
+        says_itself(source.path(), layout.name(), options)?;
+        return edm::read(source, options);
     }
+    let mut options = options.clone();
+    options.raw = options.raw.or(RawSpec::in_folder_of(source.path())?);
+    options.raw.only_process(layout.name(), layout == Layout::ScoreSde)?;
+    if layout == Layout::ScoreSde { score_sde::read(source, &options) } else { dit::read(source, &options) }
 }
 
 fn unknown(source: &Source) -> Error {

@@ -94,7 +94,7 @@ impl Loaded {
 }
 
 /// Refuses what is said by hand of a model that says it itself.
-fn says_itself(path: &Path, what: &str, options: &OpenOptions) -> Result<()> {
+pub(super) fn says_itself(path: &Path, what: &str, options: &OpenOptions) -> Result<()> {
     if options.raw.is_empty() {
         return Ok(());
     }

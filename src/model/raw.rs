@@ -180,6 +180,26 @@ impl RawSpec {
         *self == RawSpec::default()
     }
 
+    /// The process, if it is said; by its name with its usual settings.
+    #[must_use]
+    pub fn process_spec(&self) -> Option<ProcessSpec> {
+        self.process.as_ref().map(ProcessEntry::spec)
+    }
+
+    /// Fails where something is said that a checkpoint does not take, which is all but its process and, if
+    /// `shaped`, the shape of its samples.
+    pub(super) fn only_process(&self, what: &str, shaped: bool) -> Result<()> {
+        let mut rest = RawSpec { process: None, ..self.clone() };
+        if shaped {
+            rest.shape = None;
+        }
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let taken = if shaped { "--process and --shape" } else { "--process" };
+        Err(Error::usage(format!("the {what} says the rest itself")).hint(format!("it takes {taken} only")))
+    }
+
     /// What is said here, and by `other` where nothing is said here.
     #[must_use]
     pub fn or(self, other: RawSpec) -> RawSpec {
@@ -204,21 +224,31 @@ impl RawSpec {
     /// # Errors
     /// A model error where it cannot be read.
     pub fn beside(module: &Path) -> Result<RawSpec> {
-        for path in [module.with_extension("json"), module.with_file_name("model.json")] {
-            match std::fs::read_to_string(&path) {
-                Ok(text) => {
-                    return serde_json::from_str(&text).map_err(|e| {
-                        Error::model("unreadable description of a model")
-                            .at(path.display())
-                            .why(e.to_string())
-                            .hint("its keys are process, prediction, shape, time, classes, inputs, method, precond, sample")
-                    });
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(e) => return Err(Error::read(&path, &e).kinded(crate::error::Kind::Model)),
-            }
+        let named = Self::read(&module.with_extension("json"))?;
+        Ok(match named {
+            Some(spec) => spec,
+            None => Self::in_folder_of(module)?,
+        })
+    }
+
+    /// What the file `model.json` in the folder of `module` says, if there is one.
+    ///
+    /// # Errors
+    /// As [`RawSpec::beside`].
+    pub fn in_folder_of(module: &Path) -> Result<RawSpec> {
+        Ok(Self::read(&module.with_file_name("model.json"))?.unwrap_or_default())
+    }
+
+    fn read(path: &Path) -> Result<Option<RawSpec>> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| {
+                Error::model("unreadable description of a model").at(path.display()).why(e.to_string()).hint(
+                    "its keys are process, prediction, shape, time, classes, inputs, method, precond, sample",
+                )
+            }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::read(path, &e).kinded(crate::error::Kind::Model)),
         }
-        Ok(RawSpec::default())
     }
 
     /// The card of the module at `path`.

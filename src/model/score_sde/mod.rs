@@ -18,6 +18,7 @@ use tch::Tensor;
 use super::foreign::{card, no_such_weights};
 use super::load::Loaded;
 use super::open::OpenOptions;
+use super::raw::ProcessEntry;
 use super::source::Source;
 use crate::denoiser::Prediction;
 use crate::denoiser::precond::{Precond, TimeInput};
@@ -170,12 +171,21 @@ fn process(
     }
     let plain = |time, factor| Precond::Plain { prediction: Prediction::Eps, time, factor };
     let usual = TimeInput::Linear { scale: 999.0, shift: 0.0 };
+    let given = options.raw.process_spec();
     Ok(match name {
-        ProcessName::Vp | ProcessName::Subvp => (name.spec(), plain(usual, 1.0)),
-        ProcessName::Ddpm => (name.spec(), plain(TimeInput::discrete(1000), 1.0)),
+        ProcessName::Vp | ProcessName::Subvp => (given.unwrap_or_else(|| name.spec()), plain(usual, 1.0)),
+        ProcessName::Ddpm => {
+            let process = given.unwrap_or_else(|| name.spec());
+            let steps = if let ProcessSpec::Ddpm { steps, .. } = process { steps } else { 0 };
+            let time = TimeInput::discrete(u32::try_from(steps).unwrap_or(u32::MAX));
+            (process, plain(time, 1.0))
+        }
         ProcessName::Ve => {
             let (low, high, levels) = sigmas(source, place)?;
-            let process = ProcessSpec::Ve { sigma_min: 2.0 * low, sigma_max: 2.0 * high };
+            let own = ProcessSpec::Ve { sigma_min: 2.0 * low, sigma_max: 2.0 * high };
+            // A bare name means the levels of the file; settings are those of images in [-1, 1].
+            let named = matches!(options.raw.process, None | Some(ProcessEntry::Name(_)));
+            let process = if named { own } else { given.unwrap_or(own) };
             if design.fourier {
                 (process, Precond::Ve)
             } else {
