@@ -22,13 +22,40 @@ pub const STEMS: [&str; 3] = ["diffusion_pytorch_model", "model", "pytorch_model
 /// Variants that are taken by themselves where there is nothing in full precision.
 const VARIANTS: [&str; 2] = ["fp16", "bf16"];
 
+/// Python's JSON: what `json.loads` of Python reads, with the infinities and NaN, which are not JSON, as
+/// null.
+///
+/// # Errors
+/// Where it is not JSON otherwise.
+pub fn parse_json(text: &str) -> serde_json::Result<Value> {
+    let (mut clean, mut inside, mut rest) = (String::with_capacity(text.len()), false, text);
+    while let Some(next) = rest.chars().next() {
+        let word =
+            ["-Infinity", "Infinity", "NaN"].into_iter().find(|word| !inside && rest.starts_with(word));
+        if let Some(word) = word {
+            clean.push_str("null");
+            rest = &rest[word.len()..];
+            continue;
+        }
+        let mut take = next.len_utf8();
+        if inside && next == '\\' {
+            take += rest[take..].chars().next().map_or(0, char::len_utf8);
+        } else if next == '"' {
+            inside = !inside;
+        }
+        clean.push_str(&rest[..take]);
+        rest = &rest[take..];
+    }
+    serde_json::from_str(&clean)
+}
+
 /// A JSON file of a model folder.
 ///
 /// # Errors
 /// A model error where it is missing, a pointer of Git LFS, or not JSON.
 pub fn read_json(path: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, &e).kinded(Kind::Model))?;
-    serde_json::from_str(&text).map_err(|e| {
+    parse_json(&text).map_err(|e| {
         refuse_pointer(path).err().unwrap_or_else(|| {
             Error::model("not a JSON file")
                 .at(path.display())
@@ -284,6 +311,15 @@ mod tests {
     fn write(path: &Path, names: &[&str]) {
         let list = names.iter().map(|n| (*n, Tensor::from_slice(&[n.len() as f32])));
         safetensors::write(path, list, &BTreeMap::new()).unwrap();
+    }
+
+    #[test]
+    fn numbers_that_are_not_json_are_read_as_python_writes_them() {
+        let json = parse_json(r#"{"a": -Infinity, "b": "NaN \" Infinity", "c": [1.5, NaN]}"#).unwrap();
+        assert_eq!(json["a"], Value::Null);
+        assert_eq!(json["b"], "NaN \" Infinity");
+        assert_eq!(json["c"][1], Value::Null);
+        assert!(parse_json("{\"a\": ").is_err());
     }
 
     #[test]

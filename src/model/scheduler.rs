@@ -12,6 +12,7 @@ mod timeless;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::io::hub;
 use crate::objective::ObjectiveSpec;
 use crate::process::ProcessSpec;
 use crate::recipe::SampleSpec;
@@ -103,6 +104,8 @@ impl Scheduler {
     /// # Errors
     /// As [`Scheduler::read`], and where the text is not JSON.
     pub fn parse(text: &str, place: &str) -> Result<Scheduler> {
-        Self::read(&config::parse(text, place)?, place)
+        let json = hub::parse_json(text)
+            .map_err(|e| Error::model("unreadable scheduler").at(place).why(e.to_string()))?;
+        Self::read(&json, place)
     }
 }

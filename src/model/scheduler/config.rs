@@ -121,51 +121,14 @@ impl<'a> Config<'a> {
     }
 }
 
-/// Python's JSON: what `json.loads` of Python reads, with the infinities and NaN, which are not JSON, as
-/// null.
-///
-/// # Errors
-/// A model error where it is not JSON otherwise.
-pub(super) fn parse(text: &str, place: &str) -> Result<Value> {
-    let (mut clean, mut inside, mut rest) = (String::with_capacity(text.len()), false, text);
-    while let Some(next) = rest.chars().next() {
-        let word =
-            ["-Infinity", "Infinity", "NaN"].into_iter().find(|word| !inside && rest.starts_with(word));
-        if let Some(word) = word {
-            clean.push_str("null");
-            rest = &rest[word.len()..];
-            continue;
-        }
-        let mut take = next.len_utf8();
-        if inside && next == '\\' {
-            take += rest[take..].chars().next().map_or(0, char::len_utf8);
-        } else if next == '"' {
-            inside = !inside;
-        }
-        clean.push_str(&rest[..take]);
-        rest = &rest[take..];
-    }
-    serde_json::from_str(&clean)
-        .map_err(|e| Error::model("unreadable scheduler").at(place).why(e.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn numbers_that_are_not_json_are_read_as_python_writes_them() {
-        let json = parse(r#"{"a": -Infinity, "b": "NaN \" Infinity", "c": [1.5, NaN]}"#, "x").unwrap();
-        assert_eq!(json["a"], Value::Null);
-        assert_eq!(json["b"], "NaN \" Infinity");
-        assert_eq!(json["c"][1], Value::Null);
-        let error = parse("{\"a\": ", "x.json").unwrap_err();
-        assert_eq!(error.kind(), crate::error::Kind::Model);
-    }
-
-    #[test]
     fn wrong_options_are_named_with_their_value() {
-        let json = parse(r#"{"steps_offset": -1, "clip_sample": "yes", "beta_schedule": 3}"#, "x").unwrap();
+        let json = serde_json::from_str(r#"{"steps_offset": -1, "clip_sample": "yes", "beta_schedule": 3}"#)
+            .unwrap();
         let config = Config::new(&json, "s.json").unwrap();
         let error = config.whole("steps_offset", 0).unwrap_err();
         assert_eq!(
