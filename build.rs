@@ -20,7 +20,8 @@ fn main() {
         .include(root.join("include/torch/csrc/api/include"))
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .flag("-w");
-    build.clone().opt_level(1).file("src/torch/shim/shim.cpp").compile("gen_shim");
+    let calls = ["src/torch/shim/shim.cpp", "src/torch/shim/conv.cpp"];
+    build.clone().opt_level(1).files(calls).compile("gen_shim");
     // The kernels run on libtorch's own threads, which are those of OpenMP.
     build.opt_level(2).flag("-fopenmp").file("src/torch/shim/norm.cpp").compile("gen_norm");
     println!("cargo:rustc-link-arg=-lgomp");

@@ -3,8 +3,9 @@
 //!
 //! Against torchvision's `inception_v3` it has 1008 classes, average pools that leave the padding out of the
 //! count, a maximum pool in the last block, and batch normalisation with eps 1e-3. Batch normalisation is folded
-//! into the convolutions in f64.
+//! into the convolutions in f64, and on the CPU a convolution and its ReLU are one pass over memory.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -14,6 +15,8 @@ use super::features::{Extractor, Features, Wanted, check_images, to_rgb};
 use super::inception_weights::{Weights, units};
 use super::resize::Protocol;
 use crate::error::{Error, Result};
+use crate::net::store::channels_last;
+use crate::torch::shim::conv::ConvRelu;
 
 /// Side of the network's input.
 pub const SIDE: i64 = 299;
@@ -60,6 +63,23 @@ struct Conv {
     bias: Tensor,
     stride: i64,
     padding: [i64; 2],
+    /// The same in one pass, made for the first input; nothing where that is not possible.
+    fused: OnceCell<Option<ConvRelu>>,
+}
+
+impl Conv {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if ConvRelu::suits(x) {
+            let (n, c, h, w) = x.size4()?;
+            let make =
+                || ConvRelu::new(&self.weight, &self.bias, self.padding, self.stride, [n, c, h, w]).ok();
+            if let Some(fused) = self.fused.get_or_init(make) {
+                return fused.forward(x);
+            }
+        }
+        let mut y = x.f_conv2d(&self.weight, Some(&self.bias), self.stride, self.padding, 1, 1)?;
+        Ok(y.f_relu_()?)
+    }
 }
 
 /// The network.
@@ -106,6 +126,7 @@ impl Inception {
                 bias: place(&bias)?,
                 stride: unit.stride,
                 padding: unit.padding,
+                fused: OnceCell::new(),
             };
             convs.insert(unit.name, conv);
         }
@@ -114,10 +135,7 @@ impl Inception {
     }
 
     fn conv(&self, name: &str, x: &Tensor) -> Result<Tensor> {
-        let conv = self.convs.get(name).ok_or_else(|| Error::model(format!("no unit `{name}`")))?;
-        let [ph, pw] = conv.padding;
-        let mut y = x.f_conv2d(&conv.weight, Some(&conv.bias), conv.stride, [ph, pw], 1, 1)?;
-        Ok(y.f_relu_()?)
+        self.convs.get(name).ok_or_else(|| Error::model(format!("no unit `{name}`")))?.forward(x)
     }
 
     /// Convolutions `BLOCK.NAME` one after another.
@@ -188,7 +206,9 @@ impl Inception {
     }
 
     fn first(&self, x: &Tensor) -> Result<Tensor> {
-        let mut x = x.f_to_device(self.device)?;
+        let x = x.f_to_device(self.device)?;
+        // On the CPU the channels-last format is the fast one; it stays through all layers.
+        let mut x = if self.device == Device::Cpu { channels_last(&x)? } else { x };
         for name in ["Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3"] {
             x = self.conv(name, &x)?;
         }

@@ -9,6 +9,8 @@ use torch_sys::C_tensor;
 
 use crate::error::{Error, Result};
 
+pub mod conv;
+
 #[repr(C)]
 struct CGenerator {
     _opaque: [u8; 0],
