@@ -62,14 +62,8 @@ fn features(extractor: &InceptionExtractor, tool: &str, name: &str, batch: usize
     for (i, row) in rows.iter().enumerate() {
         let want = numbers(row);
         let got: Vec<f64> = columns.iter().map(|&c| features.double_value(&[i as i64, c])).collect();
-        let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
-        let gap = norm(&mut got.iter().zip(&want).map(|(g, w)| g - w)) / norm(&mut want.iter().copied());
-        assert!(gap < 1e-3, "{tool} {name}/{i}: relative distance {gap}");
-        // JPEG decoders differ by a level or two here and there; everything else is the same to rounding.
-        if set.name(i).ends_with(".png") {
-            for ((g, w), c) in got.iter().zip(&want).zip(&columns) {
-                assert!((g - w).abs() < 1e-4 * w.abs() + 1e-6, "{tool} {name}/{i} {c}: got {g}, want {w}");
-            }
+        for ((g, w), c) in got.iter().zip(&want).zip(&columns) {
+            assert!((g - w).abs() < 1e-4 * w.abs() + 1e-6, "{tool} {name}/{i} {c}: got {g}, want {w}");
         }
     }
     features
@@ -153,7 +147,7 @@ fn torch_fidelity() {
     close("IS", got.is_mean.unwrap(), number("inception_score_mean"), 1e-4);
     close("precision", got.precision.unwrap(), number("precision"), 1e-9);
     close("recall", got.recall.unwrap(), number("recall"), 1e-9);
-    assert!(got.notes.iter().any(|n| n.contains("alpha")) && got.notes.iter().any(|n| n.contains("JPEG")));
+    assert!(got.notes.iter().any(|n| n.contains("alpha")), "{:?}", got.notes);
     let legacy = &golden["tools"]["clean-fid legacy_tensorflow"];
     close("clean-fid", got.fid.unwrap(), legacy["fid"].as_f64().unwrap(), 1e-3);
     // The other layers.
@@ -187,5 +181,24 @@ fn pil_resampling_is_that_of_pil() {
         let got = bicubic_f32(&image, height, width).unwrap().get(0).get(1);
         let gap = (got - want).abs().max().double_value(&[]);
         assert!(gap < 1e-5, "f32, {height} x {width}: {gap}");
+    }
+}
+
+#[test]
+fn jpeg_is_decoded_as_pil_does_but_for_rounding() {
+    // The standard leaves the rounding of the inverse transform and the way chroma is enlarged open. Without
+    // subsampling decoders differ by a level or two in a few places; with it, at coloured edges, by some more.
+    for (i, most, share) in [(0, 2, 0.03), (1, 6, 0.3)] {
+        let decode = |name: String| {
+            let bytes = std::fs::read(fixture("jpeg").join(name)).unwrap();
+            genlib::io::picture::Picture::decode(&bytes).unwrap()
+        };
+        let (own, pil) = (decode(format!("{i}.jpg")), decode(format!("{i}.png")));
+        assert_eq!((own.width, own.height, own.channels), (pil.width, pil.height, pil.channels));
+        let gaps: Vec<u8> = own.data.iter().zip(&pil.data).map(|(a, b)| a.abs_diff(*b)).collect();
+        let differ = gaps.iter().filter(|&&g| g > 0).count() as f64 / gaps.len() as f64;
+        let mean = gaps.iter().map(|&g| f64::from(g)).sum::<f64>() / gaps.len() as f64;
+        let fits = gaps.iter().all(|&g| g <= most) && differ < share && mean < 0.5;
+        assert!(fits, "{i}: {differ}, {mean}, {:?}", gaps.iter().max());
     }
 }

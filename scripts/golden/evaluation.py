@@ -3,7 +3,7 @@
 Usage: python scripts/golden/evaluation.py tests/fixtures/evaluation
 
 Writes the folders `a` (generated) and `b` (real) of images of mixed sizes and kinds, and `golden.json` with
-features, FID, KID, Inception Score, precision and recall of every tool. The Inception weights are those of a formula
+features, FID, KID, Inception Score, precision and recall of every tool; and JPEG files with what PIL makes of them. The Inception weights are those of a formula
 (tests/common/formula.rs fills the same network), as the published file is large; the code of the tools is run
 unchanged but for the places where they would download weights.
 
@@ -45,7 +45,7 @@ def picture(seed, bright):
     return out.astype(np.uint8)
 
 
-def write_images(folder, first, bright, jpeg):
+def write_images(folder, first, bright):
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(COUNT):
         array = picture(first + i, bright)
@@ -57,10 +57,17 @@ def write_images(folder, first, bright, jpeg):
             image = image.convert("L")
         elif kind == 4:
             image = image.quantize(16, dither=Image.Dither.NONE)
-        elif i == jpeg:
-            image.save(name.with_suffix(".jpg"), quality=95, subsampling=0)
-            continue
+        elif kind == 5:
+            image = image.convert("LA")
         image.save(name, optimize=True)
+
+
+def write_jpeg(folder, seed):
+    """JPEG files, and what PIL decodes them to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, subsampling in enumerate((0, 2)):
+        Image.fromarray(picture(seed + i, 250)).save(folder / f"{i}.jpg", quality=92, subsampling=subsampling)
+        Image.open(folder / f"{i}.jpg").convert("RGB").save(folder / f"{i}.png", optimize=True)
 
 
 def fnv(text):
@@ -172,8 +179,9 @@ def main():
     torch.set_num_threads(1)
     root = Path(sys.argv[1])
     a, b = root / "a", root / "b"
-    write_images(a, 7000, 250, 5)
-    write_images(b, 8000, 200, None)
+    write_images(a, 7000, 250)
+    write_images(b, 8000, 200)
+    write_jpeg(root / "jpeg", 9000)
     state = collections.OrderedDict((k, formula(k, s)) for k, s in shapes().items())
     tools = {"pytorch-fid": of_pytorch_fid(a, b, state)}
     for mode in ("clean", "legacy_pytorch", "legacy_tensorflow"):
