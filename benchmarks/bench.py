@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs gen and its peers in turn (A B A B ...) and appends the medians to <suite>/results.jsonl.
 
-    python3 benchmarks/bench.py unet32|digits|sampling [--python PYTHON] [--rounds N] [--quick]
+    python3 benchmarks/bench.py unet32|digits|sampling|eval-fid [--python PYTHON] [--rounds N] [--quick]
 
 Needs only the standard library; the peers run in PYTHON (one with torch and diffusers), or are left out.
 A process reports the time of each repetition itself where a network call is timed; start to finish, peak memory
@@ -192,9 +192,31 @@ def sampling(suite, args):
         results.measure({"what": "one small image"}, programs, args.rounds + 2, whole)
 
 
+def eval_fid(suite, args):
+    """FID of two folders, start to finish."""
+    results = Results(suite, args.python)
+    if not args.python:
+        sys.exit("this suite needs Python even for gen: its weights are made there (--python)")
+    script = HERE / "eval-fid/peer.py"
+    versions = json.loads(run([args.python, script, "versions"])[0])
+    with tempfile.TemporaryDirectory() as folder:
+        work = pathlib.Path(folder)
+        run([args.python, script, "prepare", "--dir", work, "--images", 256])
+
+        def whole(out, outside):
+            return [outside["wall_s"]], {"fid": json.loads(out)["fid"], "versions": versions, "threads": args.threads}
+
+        for name in ("pytorch-fid", "clean-fid"):
+            mine = [GEN, "eval-fid", "--images", work / "a", "--ref", work / "b", "--weights", work / "inception.pth",
+                    "--allow-unverified-weights", "--suite", name, "--metrics", "fid", "--threads", args.threads, "--json"]
+            theirs = [args.python, script, name, "--dir", work, "--threads", args.threads]
+            results.measure({"what": name, "batch": 512}, {"gen": mine, name: theirs}, args.rounds, whole)
+    print(f"  the root alone, scipy: {run([args.python, script, 'root'])[0]}", file=sys.stderr)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=["unet32", "digits", "sampling"])
+    parser.add_argument("suite", choices=["unet32", "digits", "sampling", "eval-fid"])
     parser.add_argument("--python", help="a Python with torch and diffusers; without it there are no peers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -203,7 +225,7 @@ def main():
     args = parser.parse_args()
     if not GEN.exists():
         sys.exit(f"{GEN} is missing: run `make build` first")
-    (sampling if args.suite == "sampling" else network)(args.suite, args)
+    {"sampling": sampling, "eval-fid": eval_fid}.get(args.suite, network)(args.suite, args)
 
 
 main()

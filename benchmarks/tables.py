@@ -75,12 +75,22 @@ def sampling(lines):
     return "\n\n".join(parts)
 
 
+def eval_fid(lines):
+    parts = [machine(lines)]
+    for what in dict.fromkeys(line["what"] for line in lines):
+        rows = [[line["who"], f"{line['fid']:.6f}", f"{line['median_s']:.2f}", f"{line['images_per_s']:.1f}",
+                 f"{line['gen_is_faster']:.2f}", f"{line['peak_mib']:.0f}"] for line in lines if line["what"] == what]
+        head = ["program", "FID", "seconds", "images/s", "times gen's", "peak MiB"]
+        parts += [f"As {what} measures, 512 images:", table(head, rows)]
+    return "\n\n".join(parts)
+
+
 def main():
-    for suite in ("unet32", "digits", "sampling"):
+    for suite in ("unet32", "digits", "sampling", "eval-fid"):
         lines = newest(suite)
         if not lines:
             continue
-        text = sampling(lines) if suite == "sampling" else network(suite, lines)
+        text = {"sampling": sampling, "eval-fid": eval_fid}.get(suite, lambda found: network(suite, found))(lines)
         for readme in (HERE / suite / "README.md", HERE / "README.md"):
             old = readme.read_text()
             mark = re.compile(rf"(<!-- {suite} -->\n).*?(<!-- end -->)", re.S)
