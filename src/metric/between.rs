@@ -46,8 +46,7 @@ pub fn origin_of(extractor: &dyn Extractor) -> Origin {
 
 /// Whether two hashes are of the same weights: the published packagings of the Inception network hold the same.
 fn same_weights(a: &str, b: &str) -> bool {
-    let published =
-        |sha: &str| sha.starts_with(inception_weights::PUBLISHED) || sha == torchscript::NVIDIA;
+    let published = |sha: &str| sha.starts_with(inception_weights::PUBLISHED) || sha == torchscript::NVIDIA;
     a == b || (published(a) && published(b))
 }
 

@@ -94,7 +94,8 @@ fn images_from_a_model_are_those_of_sampling() {
     let how = "--solver dpm --steps 4";
     t.works(&format!("sample --model runs/plain --seeds 3-12 {how} --out drawn.npz"));
     let value = |t: &mut Transcript, from: &str| -> serde_json::Value {
-        let output = t.command(&format!("eval-fid {from} --ref data/digits --features pixel8 --json")).output();
+        let output =
+            t.command(&format!("eval-fid {from} --ref data/digits --features pixel8 --json")).output();
         let output = output.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()

@@ -36,19 +36,19 @@ pub struct DrawArgs {
     #[arg(short, long, visible_alias = "network", alias = "net", value_name = "PATH")]
     pub model: Option<PathBuf>,
     /// Which of its averaged weights, or variant of a folder's such as fp16 [default: the first]
-    #[arg(long, value_name = "NAME", requires = "model")]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub model_weights: Option<String>,
     /// Seed of the first image; --num says how many
-    #[arg(long, default_value_t = 0, value_name = "SEED", requires = "model")]
+    #[arg(long, default_value_t = 0, value_name = "SEED", hide_short_help = true)]
     pub first_seed: u64,
     /// Class of the images: a number, a list taken in turn, or `random`
-    #[arg(long, value_name = "CLASS", requires = "model")]
+    #[arg(long, value_name = "CLASS")]
     pub class: Option<String>,
     /// Images computed at once
-    #[arg(long, default_value_t = 64, value_name = "N", value_parser = positive, requires = "model", hide_short_help = true)]
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = positive, hide_short_help = true)]
     pub sample_batch: usize,
     /// Draw and measure so many sets of images, of seeds that follow on; the FID of each, their mean and their minimum
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = positive, requires = "model")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = positive)]
     pub repeats: usize,
     /// How to get from noise to images
     #[command(flatten)]
@@ -56,6 +56,20 @@ pub struct DrawArgs {
     /// What a bare module is
     #[command(flatten)]
     pub raw: RawArgs,
+}
+
+impl DrawArgs {
+    /// Whether a flag is given that means nothing without a model.
+    pub fn is_used(&self) -> bool {
+        let how = &self.how;
+        self.repeats > 1
+            || self.first_seed > 0
+            || self.class.is_some()
+            || self.model_weights.is_some()
+            || how.solver.is_some()
+            || how.steps.is_some()
+            || how.nfe.is_some()
+    }
 }
 
 /// A model that images are drawn from.
@@ -71,13 +85,7 @@ impl<'a> Drawer<'a> {
     ///
     /// # Errors
     /// Where it cannot be opened, or makes no images.
-    pub fn open(
-        path: &Path,
-        args: &'a DrawArgs,
-        globals: &Globals,
-        ui: Ui,
-        device: Device,
-    ) -> Result<Self> {
+    pub fn open(path: &Path, args: &'a DrawArgs, globals: &Globals, ui: Ui, device: Device) -> Result<Self> {
         let options = OpenOptions {
             weights: args.model_weights.clone(),
             dtype: globals.dtype.unwrap_or_default(),

@@ -45,7 +45,13 @@ mod report;
     A FID without its protocol and number of images is no number: report both.")]
 pub struct EvalFidArgs {
     /// The images to measure
-    #[arg(long, value_name = "PATH", alias = "samples", required_unless_present = "model", conflicts_with = "model")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        alias = "samples",
+        required_unless_present = "model",
+        conflicts_with = "model"
+    )]
     pub images: Option<PathBuf>,
     /// Real images, or their statistics
     #[arg(long = "ref", value_name = "PATH", alias = "reference")]
@@ -66,28 +72,28 @@ pub struct EvalFidArgs {
     #[arg(long, value_name = "N")]
     pub num: Option<Count>,
     /// Which images, where there are more
-    #[arg(long, value_enum, default_value_t, value_name = "RULE")]
+    #[arg(long, value_enum, default_value_t, value_name = "RULE", hide_short_help = true)]
     pub subset: SubsetRule,
     /// Seed of the random subset
-    #[arg(long, default_value_t = 0, value_name = "SEED")]
+    #[arg(long, default_value_t = 0, value_name = "SEED", hide_short_help = true)]
     pub seed: u32,
     /// Random subsets of KID [default: 100]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, hide_short_help = true)]
     pub kid_subsets: Option<usize>,
     /// Images in a subset of KID [default: 1000, or all if there are fewer]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, hide_short_help = true)]
     pub kid_subset_size: Option<usize>,
     /// Splits of the Inception Score [default: 10; chunks of 5000 with --suite adm]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, hide_short_help = true)]
     pub is_splits: Option<usize>,
     /// Order of the images in these splits [default: shuffled; sequential with --suite adm]
-    #[arg(long, value_enum, value_name = "ORDER")]
+    #[arg(long, value_enum, value_name = "ORDER", hide_short_help = true)]
     pub is_order: Option<IsOrder>,
     /// Neighbours of precision and recall [default: 3; 5 with --suite dgm-eval]
-    #[arg(long, value_name = "K", value_parser = positive)]
+    #[arg(long, value_name = "K", value_parser = positive, hide_short_help = true)]
     pub pr_k: Option<usize>,
     /// Neighbours of density and coverage [default: 5]
-    #[arg(long, value_name = "K", value_parser = positive)]
+    #[arg(long, value_name = "K", value_parser = positive, hide_short_help = true)]
     pub prdc_k: Option<usize>,
     /// Intervals of 95 % from this many resamplings of the features
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -105,7 +111,7 @@ pub struct EvalFidArgs {
     #[arg(long, value_name = "PATH")]
     pub baselines: Option<PathBuf>,
     /// Part of these real images
-    #[arg(long, value_enum, default_value = "train", value_name = "PART")]
+    #[arg(long, value_enum, default_value = "train", value_name = "PART", hide_short_help = true)]
     pub baselines_split: Split,
     /// Exit with code 1 if the FID is above this
     #[arg(long, value_name = "FID", value_parser = finite)]
@@ -135,6 +141,12 @@ pub fn run(args: &EvalFidArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> 
     let options = options(args, &conventions);
     if args.max.is_some() && !options.metrics.contains(&MetricKind::Fid) {
         return Err(Error::usage("a limit without FID").at("--max").hint("add fid to --metrics").into());
+    }
+    if args.images.is_some() && args.draw.is_used() {
+        return Err(Error::usage("images are given")
+            .at("--images")
+            .hint("flags of sampling, --class, --first-seed and --repeats go with --model")
+            .into());
     }
     let device = globals.start()?;
     let options = EvalOptions { device, ..options };
