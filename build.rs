@@ -28,7 +28,12 @@ fn main() {
         .file("src/torch/shim/conv.cpp")
         .compile("gen_shim");
     // The kernels run on libtorch's own threads, which are those of OpenMP.
-    build.opt_level(2).flag("-fopenmp").file("src/torch/shim/norm.cpp").compile("gen_norm");
+    build
+        .opt_level(2)
+        .flag("-fopenmp")
+        .file("src/torch/shim/norm.cpp")
+        .file("src/torch/shim/rows.cpp")
+        .compile("gen_kernels");
     println!("cargo:rustc-link-arg=-lgomp");
     empty_libtorch();
 

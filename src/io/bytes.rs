@@ -118,6 +118,22 @@ pub fn tensor_from_bytes(bytes: &[u8], shape: &[i64], kind: Kind) -> Result<Tens
     Ok(Tensor::f_from_data_size(bytes, shape, kind)?)
 }
 
+/// A CPU tensor of `shape` and `kind` on `bytes` themselves where they are aligned for it, else on a copy. It must
+/// neither be written nor outlive `bytes`.
+pub(super) fn view_of(bytes: &[u8], shape: &[i64], kind: Kind) -> Result<Tensor> {
+    let width = kind.elt_size_in_bytes();
+    let want = numel(shape).and_then(|n| n.checked_mul(width));
+    if want != Some(bytes.len()) || bytes.is_empty() || bytes.as_ptr().align_offset(width) != 0 {
+        return tensor_from_bytes(bytes, shape, kind);
+    }
+    let mut strides = vec![1i64; shape.len()];
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i] * shape[i];
+    }
+    // SAFETY: `bytes` has exactly the elements of the shape, aligned; the caller keeps it and does not write.
+    Ok(unsafe { Tensor::f_from_blob(bytes.as_ptr(), shape, &strides, kind, Device::Cpu)? })
+}
+
 /// The elements of `tensor` in C order and native byte order, whatever its strides and device.
 ///
 /// # Errors

@@ -216,6 +216,41 @@ impl Weights {
         Ok(out)
     }
 
+    /// Writes tensors to where `dest` says, by name, straight from the files: `Some((tensor, transposed))`, or nothing
+    /// for one that is not wanted. Gives the number of tensors written.
+    ///
+    /// # Errors
+    /// A model error where a file is damaged, or a shape differs.
+    pub fn copy_to(&self, mut dest: impl FnMut(&str) -> Option<(Tensor, bool)>) -> Result<usize> {
+        let mut written = 0;
+        for file in &self.files {
+            let part = Part::open(file)?;
+            for entry in part.entries() {
+                let name = entry.name.as_str();
+                let Some((to, transposed)) = dest(name).filter(|_| self.belongs(name, file)) else {
+                    continue;
+                };
+                part.copy_to(name, &to, transposed).map_err(|e| e.kinded(Kind::Model))?;
+                written += 1;
+            }
+        }
+        Ok(written)
+    }
+
+    /// A copy of the tensor `name` on the CPU, in the type of its file; nothing where there is none.
+    ///
+    /// # Errors
+    /// A model error where a file is damaged.
+    pub fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
+        for file in &self.files {
+            let part = Part::open(file)?;
+            if self.belongs(name, file) && part.entries().iter().any(|e| e.name == name) {
+                return part.tensor(name).map(Some).map_err(|e| e.kinded(Kind::Model));
+            }
+        }
+        Ok(None)
+    }
+
     /// Copies of all tensors on the CPU, by name, in the types of the files.
     ///
     /// # Errors
@@ -294,6 +329,21 @@ impl Part {
                 })
                 .collect(),
         }
+    }
+
+    fn copy_to(&self, name: &str, dest: &Tensor, transposed: bool) -> Result<()> {
+        let file = match self {
+            Part::Safetensors(file) => return file.copy_to(name, dest, transposed),
+            Part::Pickled(file) => file,
+        };
+        let _guard = tch::no_grad_guard();
+        let source = file.tensor(name)?;
+        let source = if transposed && source.dim() == 2 { source.f_transpose(0, 1)? } else { source };
+        if source.size() != dest.size() {
+            return Err(Error::shape(name, &dest.size(), &source.size()));
+        }
+        dest.shallow_clone().f_copy_(&source)?;
+        Ok(())
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor> {

@@ -29,3 +29,4 @@ mod pth_walk;
 pub mod safetensors;
 pub mod sheet;
 pub mod tfevents;
+pub mod tokenizer;

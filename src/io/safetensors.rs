@@ -12,7 +12,7 @@ use ::safetensors::tensor::{Dtype, Metadata, SafeTensorError};
 use tch::{Kind, Tensor};
 
 use super::atomic;
-use super::bytes::{Bytes, tensor_from_bytes, tensor_to_bytes};
+use super::bytes::{Bytes, tensor_from_bytes, tensor_to_bytes, view_of};
 use crate::error::{Error, Result};
 
 /// What the header says about one tensor.
@@ -138,6 +138,31 @@ impl File {
             other => tensor_from_bytes(&bytes, shape, kind_of(other, name)?),
         };
         made.map_err(|e| e.at(format!("{}: {name}", self.path.display())))
+    }
+
+    /// Writes tensor `name`, or its transpose, to `dest`, converted to the dtype of `dest`, straight from the mapped
+    /// file.
+    ///
+    /// # Errors
+    /// As [`File::tensor`], or where the shapes differ.
+    pub fn copy_to(&self, name: &str, dest: &Tensor, transposed: bool) -> Result<()> {
+        let entry = self.entry(name)?;
+        let mut want = dest.size();
+        if transposed {
+            want.reverse();
+        }
+        if entry.shape != want {
+            return Err(Error::shape(name, &want, &entry.shape).at(self.path.display()));
+        }
+        let bytes = self.raw(name)?;
+        let kind = kind_of(entry.dtype, name)?;
+        let _guard = tch::no_grad_guard();
+        let source = view_of(&bytes, &entry.shape, kind)
+            .map_err(|e| e.at(format!("{}: {name}", self.path.display())))?;
+        let source = if transposed && source.dim() == 2 { source.f_transpose(0, 1)? } else { source };
+        // The view does not outlive `bytes`: the copy is complete when this returns.
+        dest.shallow_clone().f_copy_(&source)?;
+        Ok(())
     }
 
     /// A copy of tensor `name` that must have `shape`.

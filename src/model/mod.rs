@@ -11,6 +11,7 @@ mod edm;
 pub mod export;
 pub mod foreign;
 pub mod kind;
+pub mod language;
 pub mod load;
 pub mod open;
 pub mod raw;

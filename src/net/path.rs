@@ -69,7 +69,7 @@ impl<'a> Path<'a> {
     }
 
     fn first_values(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
-        let (device, kind) = (self.store.device(), self.store.kind());
+        let (device, kind) = (self.store.device(), self.store.kind_for(shape));
         match self.store.fill {
             Fill::Seeded(seed) => Ok(init.draw(shape, kind, named_seed(seed, name))?.f_to_device(device)?),
             Fill::Empty => Ok(Tensor::f_empty(shape, (kind, device))?),

@@ -7,6 +7,7 @@ use super::adm::{Adm, AdmConfig};
 use super::digit_cnn::{DigitCnn, DigitCnnConfig};
 use super::dit::{Dit, DitConfig};
 use super::external::{External, ExternalConfig};
+use super::lm::{Lm, LmConfig};
 use super::mlp::{Mlp, MlpConfig};
 use super::song_unet::{Decoder, Embedding, Encoder, SongUNet, SongUNetConfig};
 use super::unet2d::UNet2D;
@@ -34,6 +35,8 @@ pub enum NetSpec {
     Adm(AdmConfig),
     /// The transformer of DiT and SiT.
     Dit(DitConfig),
+    /// A transformer over tokens that looks back only; defaults of GPT-2.
+    Lm(LmConfig),
     /// Classifier of tiny images.
     DigitCnn(DigitCnnConfig),
     /// A TorchScript module or AOTInductor package.
@@ -51,6 +54,10 @@ impl NetSpec {
             NetSpec::UNet2D(config) => Box::new(UNet2D::new(path, config, sample_shape, classes)?),
             NetSpec::Adm(config) => Box::new(Adm::new(path, config, sample_shape, classes)?),
             NetSpec::Dit(config) => Box::new(Dit::new(path, config, sample_shape, classes)?),
+            NetSpec::Lm(config) => {
+                // Sequences of tokens are `[1, T]`.
+                Box::new(Lm::new(path, config, sample_shape.last().copied().unwrap_or(config.context))?)
+            }
             NetSpec::DigitCnn(config) => Box::new(DigitCnn::new(path, config, sample_shape, classes)?),
             NetSpec::External(config) => Box::new(External::new(path, config, sample_shape, classes)?),
             NetSpec::SongUNet(_) | NetSpec::Ddpmpp(_) | NetSpec::Ncsnpp(_) => {

@@ -45,6 +45,8 @@ pub(super) enum Fill {
 pub struct Store {
     device: Device,
     kind: Kind,
+    /// Dtype of parameters of two or more dimensions.
+    matrices: Kind,
     pub(super) fill: Fill,
     entries: RefCell<Vec<Entry>>,
     index: RefCell<HashMap<String, usize>>,
@@ -64,7 +66,13 @@ impl Store {
     }
 
     fn filled(device: Device, kind: Kind, fill: Fill) -> Self {
-        Store { device, kind, fill, entries: RefCell::default(), index: RefCell::default() }
+        Store { device, kind, matrices: kind, fill, entries: RefCell::default(), index: RefCell::default() }
+    }
+
+    /// The same store, with parameters of two or more dimensions in `kind` from the start.
+    #[must_use]
+    pub fn with_matrices(self, kind: Kind) -> Self {
+        Store { matrices: kind, ..self }
     }
 
     /// Where names start.
@@ -79,10 +87,15 @@ impl Store {
         self.device
     }
 
-    /// Dtype of all parameters and buffers.
+    /// Dtype of all parameters and buffers (of the vectors, after [`Store::with_matrices`]).
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Dtype of a parameter of `shape`.
+    pub(super) fn kind_for(&self, shape: &[i64]) -> Kind {
+        if shape.len() >= 2 { self.matrices } else { self.kind }
     }
 
     /// All tensors with their names, in construction order. The tensors are handles, not copies.
@@ -185,7 +198,7 @@ impl Store {
     /// Where libtorch fails.
     pub fn copy(&self) -> Result<Store> {
         let _guard = tch::no_grad_guard();
-        let out = Store::empty(self.device, self.kind);
+        let out = Store::empty(self.device, self.kind).with_matrices(self.matrices);
         for entry in self.entries.borrow().iter() {
             let mut tensor = entry.tensor.f_detach()?.f_empty_like()?;
             tensor.f_copy_(&entry.tensor)?;
@@ -259,7 +272,7 @@ pub fn channels_last(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The error for names that do not fit, with the first few of each sort.
-fn misfit(missing: &[&str], unused: &[&str]) -> Error {
+pub(in crate::net) fn misfit(missing: &[&str], unused: &[&str]) -> Error {
     let list = |names: &[&str]| {
         let shown = names.iter().take(4).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
         if names.len() > 4 { format!("{shown} and {} more", names.len() - 4) } else { shown }

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 
 pub mod conv;
 pub mod module;
+pub mod rows;
 
 #[repr(C)]
 struct CGenerator {
