@@ -9,7 +9,8 @@
 //! The first two are the quantisers of the SaShiMi reference code (Goel et al. 2022), the third is that of torchaudio
 //! and of re-implementations that use it. They are not compatible, and neither are likelihoods under them.
 //! Published likelihoods need `scale = "minmax"`, which stretches every clip to [-1, 1] and moves the zero of
-//! clips that are not symmetric.
+//! clips that are not symmetric. From 15 bits on, the 1e-8 of `mulaw` is as large as its intervals around zero, and some
+//! codes there do not come back from their own values.
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -138,7 +139,11 @@ impl Quantizer {
         Ok(e.f_div_scalar_(mu.ln_1p())?.f_add_scalar_(1.0)?.f_mul_scalar_(0.5)?)
     }
 
-    fn scaled(&self, x: &Tensor, frames: Option<&Tensor>) -> Result<Tensor> {
+    /// The samples as the quantiser scales them, before clipping; `frames` as in [`Quantizer::encode_valid`].
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    pub fn scaled(&self, x: &Tensor, frames: Option<&Tensor>) -> Result<Tensor> {
         if self.scale == QuantScale::None || x.numel() == 0 {
             return Ok(x.shallow_clone());
         }
@@ -290,7 +295,10 @@ mod tests {
                 let q = Quantizer { bits, ..quant(kind) };
                 let all = Tensor::arange(q.levels(), (Kind::Int64, tch::Device::Cpu));
                 let wave = q.decode_f64(&all).unwrap();
-                assert!(q.encode(&wave).unwrap().equal(&all), "{kind:?} {bits}");
+                // The 1e-8 of the reference is half an interval of 15 bits.
+                if kind != QuantKind::Mulaw || bits <= 14 {
+                    assert!(q.encode(&wave).unwrap().equal(&all), "{kind:?} {bits}");
+                }
                 assert_eq!(q.encode(&Tensor::from_slice(&[0f64])).unwrap().int64_value(&[0]), q.zero());
                 // Values beyond the range are clipped, not wrapped.
                 let far = q.encode(&Tensor::from_slice(&[-7f32, 7.0])).unwrap();

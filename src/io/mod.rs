@@ -9,7 +9,7 @@
 //! | [`npy`], [`npz`] | numpy arrays and archives of them, streamed |
 //! | [`pickle`], [`pth`] | PyTorch checkpoints, read without executing anything |
 //! | [`picture`], [`png`], [`sheet`] | 8-bit pictures, PNG files, contact sheets |
-//! | [`sound`], [`wav`] | sound: WAV and FLAC in, WAV out |
+//! | [`sound`], [`wav`], [`plot`] | sound: WAV and FLAC in, WAV out; its pictures |
 //! | [`tfevents`] | TensorBoard event files |
 
 pub mod atomic;
@@ -23,6 +23,8 @@ pub mod npz;
 pub mod pickle;
 mod pickle_machine;
 pub mod picture;
+pub mod plot;
+mod plot_font;
 pub mod png;
 pub mod pth;
 mod pth_container;
