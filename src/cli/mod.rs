@@ -18,6 +18,7 @@ pub mod completions;
 pub mod convert;
 pub mod doctor;
 pub mod eval_fid;
+pub mod eval_nll;
 pub mod inspect;
 pub mod raw;
 pub mod ref_stats;
@@ -114,6 +115,7 @@ enum Command {
     Train(Box<train::TrainArgs>),
     Sample(Box<sample::SampleArgs>),
     EvalFid(Box<eval_fid::EvalFidArgs>),
+    EvalNll(eval_nll::EvalNllArgs),
     RefStats(Box<ref_stats::RefStatsArgs>),
     Convert(Box<convert::ConvertArgs>),
     Inspect(inspect::InspectArgs),
@@ -130,6 +132,7 @@ impl Command {
             Command::Train(_) => "train",
             Command::Sample(_) => "sample",
             Command::EvalFid(_) => "eval-fid",
+            Command::EvalNll(_) => "eval-nll",
             Command::RefStats(_) => "ref-stats",
             Command::Convert(_) => "convert",
             Command::Inspect(_) => "inspect",
@@ -212,6 +215,7 @@ fn dispatch(cli: &Cli, ui: Ui) -> anyhow::Result<()> {
         Command::Train(args) => train::run(args, &cli.globals, ui),
         Command::Sample(args) => sample::run(args, &cli.globals, ui),
         Command::EvalFid(args) => eval_fid::run(args, &cli.globals, ui),
+        Command::EvalNll(args) => eval_nll::run(args, &cli.globals, ui),
         Command::RefStats(args) => ref_stats::run(args, &cli.globals, ui),
         Command::Convert(args) => convert::run(args, &cli.globals, ui),
         Command::Inspect(args) => inspect::run(args, ui),

@@ -42,5 +42,6 @@ pub mod resize;
 pub mod settings;
 pub mod stats_file;
 pub mod suite;
+pub mod text;
 pub mod torchscript;
 pub mod transformer;

@@ -7,6 +7,7 @@ use tch::Tensor;
 use crate::error::Result;
 
 pub mod adm;
+pub mod causal;
 pub mod digit_cnn;
 pub mod dit;
 pub mod external;
@@ -60,5 +61,9 @@ pub trait Network: Debug {
     /// Number of classes it can be conditioned on; 0 if it cannot.
     fn classes(&self) -> i64 {
         0
+    }
+    /// The network as one over sequences of tokens, where it is one.
+    fn causal(&self) -> Option<&dyn causal::Causal> {
+        None
     }
 }

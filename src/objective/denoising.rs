@@ -120,7 +120,7 @@ impl Denoising {
         net: &dyn Network,
         points: &[Point],
         eps: &Tensor,
-        cond: &Cond,
+        (cond, mode): (&Cond, Mode),
         x0: &Tensor,
     ) -> Result<Losses> {
         let mixes: Vec<Mix> = points.iter().map(|p| self.mix(p)).collect();
@@ -131,7 +131,7 @@ impl Denoising {
         let combine =
             |a: i64, b: i64| -> Result<Tensor> { Ok(x0.f_mul(&row(a)?)?.f_addcmul(eps, &row(b)?)?) };
         let (input, target) = (combine(0, 1)?, combine(2, 3)?);
-        let out = net.forward(&input, &rows.f_get(4)?, cond, Mode::Train)?;
+        let out = net.forward(&input, &rows.f_get(4)?, cond, mode)?;
         let error = out.f_to_kind(Kind::Float)?.f_sub(&target)?.f_square()?;
         let mean = error.f_mean(Kind::Float)?;
         #[allow(clippy::cast_precision_loss)]
@@ -153,7 +153,7 @@ impl Objective for Denoising {
         let n = usize::try_from(batch.x.size().first().copied().unwrap_or(0)).unwrap_or(0);
         let points = self.points(process, n, &mut SplitMix64::new(named_seed(batch.draw_seed, "time")))?;
         let class = match &batch.class {
-            Some(class) if self.class_dropout > 0.0 => {
+            Some(class) if self.class_dropout > 0.0 && batch.mode == Mode::Train => {
                 let mut rng = SplitMix64::new(named_seed(batch.draw_seed, "class"));
                 let drop: Vec<bool> = (0..n).map(|_| rng.uniform() < self.class_dropout).collect();
                 let drop = Tensor::f_from_slice(&drop)?.f_to_device(class.device())?;
@@ -163,7 +163,7 @@ impl Objective for Denoising {
         };
         let cond = Cond { class, augment: batch.augment.as_ref().map(Tensor::shallow_clone) };
         let eps = batch.x.f_randn_like()?;
-        self.loss_at(net, &points, &eps, &cond, &batch.x)
+        self.loss_at(net, &points, &eps, (&cond, batch.mode), &batch.x)
     }
 }
 
@@ -249,7 +249,7 @@ mod tests {
     }
 
     fn batch(x: Tensor, class: Option<Tensor>) -> Batch {
-        Batch { x, class, augment: None, draw_seed: 11 }
+        Batch { x, class, augment: None, frames: None, mode: Mode::Train, draw_seed: 11 }
     }
 
     #[test]
@@ -271,7 +271,7 @@ mod tests {
         let points = levels(-1.2, 1.2, 5, &mut SplitMix64::new(4));
         let sd = 0.5f64;
         let got = objective(Precond::Edm { sigma_data: sd })
-            .loss_at(&net, &points, &eps, &Cond::default(), &x0)
+            .loss_at(&net, &points, &eps, (&Cond::default(), Mode::Train), &x0)
             .unwrap();
         let mut want = 0.0;
         for (i, p) in points.iter().enumerate() {
@@ -307,7 +307,8 @@ mod tests {
             let net = Probe { answer: Some(answer), ..Probe::default() };
             for weighting in [Weighting::Uniform, Weighting::Likelihood, Weighting::MinSnr { gamma: 5.0 }] {
                 let objective = Denoising { weighting, ..objective(plain(prediction)) };
-                let got = objective.loss_at(&net, &points, &eps, &Cond::default(), &x0).unwrap();
+                let got =
+                    objective.loss_at(&net, &points, &eps, (&Cond::default(), Mode::Train), &x0).unwrap();
                 assert!(got.total.double_value(&[]) < 1e-9, "{prediction:?} {weighting:?}");
             }
             let (x, t, _) = net.seen.take().unwrap();
@@ -343,7 +344,7 @@ mod tests {
                 (Weighting::MinSnr { gamma: 1.5 }, snr.min(1.5) / snr * mean),
             ] {
                 let objective = Denoising { weighting, ..objective(plain(prediction)) };
-                let got = objective.loss_at(&net, &[p], &eps, &Cond::default(), &x0).unwrap();
+                let got = objective.loss_at(&net, &[p], &eps, (&Cond::default(), Mode::Train), &x0).unwrap();
                 let got = got.total.double_value(&[]);
                 assert!((got / want - 1.0).abs() < 1e-4, "{prediction:?} {weighting:?} {got} {want}");
             }
@@ -356,7 +357,9 @@ mod tests {
         let points = vec![Point::new(&TrigFlow, 0.5); 2];
         let total = |reduce| {
             let objective = Denoising { reduce, ..objective(plain(Prediction::Eps)) };
-            let losses = objective.loss_at(&Probe::default(), &points, &eps, &Cond::default(), &x0).unwrap();
+            let losses = objective
+                .loss_at(&Probe::default(), &points, &eps, (&Cond::default(), Mode::Train), &x0)
+                .unwrap();
             losses.total.double_value(&[])
         };
         assert!((total(Reduce::HalfSum) / total(Reduce::Mean) - 24.0).abs() < 1e-4);
