@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub mod array;
+pub mod audio;
 pub mod augment;
 pub mod cifar;
 pub mod digits;
@@ -20,6 +21,7 @@ pub mod idx;
 pub mod loader;
 pub mod order;
 pub mod prefetch;
+pub mod quantize;
 mod source;
 pub mod subset;
 pub mod text;

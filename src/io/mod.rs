@@ -9,11 +9,13 @@
 //! | [`npy`], [`npz`] | numpy arrays and archives of them, streamed |
 //! | [`pickle`], [`pth`] | PyTorch checkpoints, read without executing anything |
 //! | [`picture`], [`png`], [`sheet`] | 8-bit pictures, PNG files, contact sheets |
+//! | [`sound`], [`wav`] | sound: WAV and FLAC in, WAV out |
 //! | [`tfevents`] | TensorBoard event files |
 
 pub mod atomic;
 #[allow(unsafe_code)]
 pub mod bytes;
+mod flac;
 pub mod hub;
 pub mod npy;
 mod npy_array;
@@ -28,4 +30,7 @@ mod pth_tensor;
 mod pth_walk;
 pub mod safetensors;
 pub mod sheet;
+pub mod sound;
 pub mod tfevents;
+pub mod wav;
+mod wav_header;

@@ -2,9 +2,11 @@
 
 mod beta;
 mod linear;
+pub mod mel;
 mod normal;
 mod phi;
 mod quadrature;
+pub mod resample;
 pub mod rng;
 
 pub use beta::{beta_cdf, beta_quantile};
