@@ -10,9 +10,9 @@ use tch::{Device, Kind, Tensor};
 use super::Globals;
 use super::ui::Ui;
 use super::values::positive;
-use crate::data::audio::AudioSpec;
+use crate::data::audio::{AudioSpec, Part};
 use crate::data::feed::{self, Fed, Source};
-use crate::data::{DataSpec, Split, TextSpec};
+use crate::data::{DataSpec, TextSpec};
 use crate::error::{Error, Result};
 use crate::io::atomic;
 use crate::model::card::ModelCard;
@@ -42,7 +42,7 @@ pub struct EvalNllArgs {
     pub weights: Option<String>,
     /// Part of the data
     #[arg(long, value_enum, default_value = "test", value_name = "PART")]
-    pub split: Split,
+    pub split: Part,
     /// Samples of a clip [default: those of training]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub length: Option<usize>,
@@ -121,17 +121,17 @@ fn source(args: &EvalNllArgs, card: &ModelCard) -> Result<(Source, Vec<String>)>
     let trained = usize::try_from(card.shape.last().copied().unwrap_or(1)).unwrap_or(1);
     if card.rate.is_none() {
         let text = TextSpec { length: args.length.unwrap_or(trained) };
-        let spec = DataSpec { split: args.split, text: Some(text), ..DataSpec::default() };
-        return Ok((Source::open(&spec, Some(&args.data))?, Vec::new()));
+        let spec = DataSpec { text: Some(text), ..DataSpec::default() };
+        return Ok((Source::open_part(&spec, args.split, Some(&args.data))?, Vec::new()));
     }
     let audio = AudioSpec {
-        rate: card.rate.unwrap_or(16_000),
+        rate: Some(card.rate.unwrap_or(16_000)),
         length: Some(args.length.unwrap_or(trained)),
-        channels: 1,
+        channels: Some(1),
         ..AudioSpec::default()
     };
-    let spec = DataSpec { split: args.split, audio: Some(audio), ..DataSpec::default() };
-    let source = Source::open(&spec, Some(&args.data))?;
+    let spec = DataSpec { audio: Some(audio), ..DataSpec::default() };
+    let source = Source::open_part(&spec, args.split, Some(&args.data))?;
     let notes = source.notes();
     Ok((source, notes))
 }

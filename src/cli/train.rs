@@ -8,7 +8,6 @@ use serde_json::json;
 use super::ui::Ui;
 use super::{Globals, peak_mib};
 use crate::data::feed::Source;
-use crate::data::{DataSpec, Split};
 use crate::error::Error;
 use crate::recipe::Recipe;
 use crate::torch::device::device_name;
@@ -98,7 +97,7 @@ pub fn run(args: &TrainArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     let batch = recipe.train.batch;
     let (examples, unit) = (data.describe(), data.unit());
     let held_out = match recipe.train.validate_every {
-        Some(_) => Some(Source::open(&DataSpec { split: Split::Test, ..recipe.data.clone() }, None)?),
+        Some(_) => Some(Source::held_out(&recipe.data)?),
         None => None,
     };
     let mut trainer = Trainer::new(recipe, &data, &out, device, &resume)?;

@@ -4,15 +4,16 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
-use super::audio::Clips;
 use super::audio::synthetic::Synthetic;
+use super::audio::{Clips, Part, stack};
 use super::loader::{Loader, LoaderOptions};
 use super::order::Order;
 use super::text::{TextFeed, Tokens};
 use super::{DataSpec, Dataset, Split};
 use crate::error::{Error, Result};
+use crate::math::rng::SplitMix64;
 
 /// One batch on the device.
 #[derive(Debug)]
@@ -60,17 +61,39 @@ impl Source {
     /// # Errors
     /// Where there is no such data.
     pub fn open(spec: &DataSpec, path: Option<&Path>) -> Result<Self> {
+        Self::open_part(spec, spec.split.into(), path)
+    }
+
+    /// Opens what is held out of `spec` to watch a training by: the part for validation where there is one.
+    ///
+    /// # Errors
+    /// As [`Source::open`].
+    pub fn held_out(spec: &DataSpec) -> Result<Self> {
+        let part = if spec.audio.is_some() { Part::Validation } else { Part::Test };
+        Self::open_part(spec, part, None)
+    }
+
+    /// Opens the part `part` of what `spec` says. Images and text have no part for validation: theirs is the test's.
+    ///
+    /// # Errors
+    /// As [`Source::open`].
+    pub fn open_part(spec: &DataSpec, part: Part, path: Option<&Path>) -> Result<Self> {
+        let split = match part {
+            Part::All => Split::All,
+            Part::Train => Split::Train,
+            Part::Validation | Part::Test => Split::Test,
+        };
         if let Some(text) = &spec.text {
-            return Ok(Source::Text(Arc::new(Tokens::open(spec.place(path)?, spec.split, text)?)));
+            return Ok(Source::Text(Arc::new(Tokens::open(spec.place(path)?, split, text)?)));
         }
         let Some(audio) = &spec.audio else {
-            return Ok(Source::Images(spec.open(path)?));
+            return Ok(Source::Images(DataSpec { split, ..spec.clone() }.open(path)?));
         };
         let path = spec.place(path)?;
         if let Some(name) = path.to_str().and_then(|p| p.strip_prefix("synthetic:")) {
-            return Ok(Source::Synthetic(Synthetic::named(name, audio, spec.split == Split::Test)?));
+            return Ok(Source::Synthetic(Synthetic::named(name, audio, split == Split::Test)?));
         }
-        Ok(Source::Clips(Arc::new(Clips::open(path, spec.split, audio)?)))
+        Ok(Source::Clips(Arc::new(Clips::open(path, part, audio)?)))
     }
 
     /// Shape of one example.
@@ -78,7 +101,7 @@ impl Source {
     pub fn shape(&self) -> Vec<i64> {
         match self {
             Source::Images(images) => images.shape().iter().map(|n| *n as i64).collect(),
-            Source::Clips(clips) => clips.shape().iter().map(|n| *n as i64).collect(),
+            Source::Clips(clips) => clips.shape().to_vec(),
             Source::Synthetic(synthetic) => vec![1, synthetic.length as i64],
             Source::Text(text) => vec![text.length() as i64],
         }
@@ -130,7 +153,7 @@ impl Source {
     pub fn notes(&self) -> Vec<String> {
         match self {
             Source::Images(images) => images.notes(),
-            Source::Clips(clips) => clips.notes(),
+            Source::Clips(clips) => clips.notes().to_vec(),
             Source::Synthetic(_) | Source::Text(_) => Vec::new(),
         }
     }
@@ -174,29 +197,33 @@ struct ClipFeed {
 impl Feed for ClipFeed {
     fn next_batch(&mut self) -> Result<Fed> {
         let indices = self.order.indices(self.position, self.options.batch);
+        let key = SplitMix64::new(self.options.seed).next_u64();
+        let keyed = indices.iter().zip(self.position..).map(|(&i, use_of)| (i, Some(key ^ use_of)));
+        let fed = batch(&self.clips, keyed, self.options.device)?;
         self.position += self.options.batch as u64;
-        batch_of(&self.clips, &indices, self.options.device)
+        Ok(fed)
     }
 }
 
-/// The clips `indices` as one batch.
+/// The clips `indices` as one batch, each from its start.
 ///
 /// # Errors
 /// Where one cannot be read.
 pub fn batch_of(clips: &Clips, indices: &[usize], device: Device) -> Result<Fed> {
-    let items = indices.iter().map(|&i| clips.get(i)).collect::<Result<Vec<_>>>()?;
-    let [c, t] = clips.shape().map(|n| n as i64);
-    let mut wave = Vec::with_capacity(items.len() * (c * t) as usize);
-    for item in &items {
-        wave.extend_from_slice(&item.wave);
-    }
-    let x = Tensor::f_from_slice(&wave)?.f_view([items.len() as i64, c, t])?.f_to_device(device)?;
-    let frames: Vec<i64> = items.iter().map(|item| item.frames as i64).collect();
-    let padded = frames.iter().any(|n| *n < t);
-    let to = |list: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(list)?.f_to_device(device)?) };
-    let labels: Option<Vec<i64>> = items.iter().map(|item| item.label).collect();
-    let class = labels.filter(|_| clips.classes() > 0).map(|l| to(&l[..])).transpose()?;
-    let frames = padded.then(|| to(&frames)).transpose()?;
-    debug_assert_eq!(x.kind(), Kind::Float);
-    Ok(Fed { x, class, frames })
+    batch(clips, indices.iter().map(|&i| (i, None)), device)
+}
+
+/// Clips with the keys of their uses, as one batch.
+fn batch(clips: &Clips, which: impl Iterator<Item = (usize, Option<u64>)>, device: Device) -> Result<Fed> {
+    let read = |(i, key): (usize, Option<u64>)| match key {
+        Some(key) => clips.get_keyed(i, key),
+        None => clips.get(i),
+    };
+    let items = which.map(read).collect::<Result<Vec<_>>>()?;
+    let [channels, length] = clips.shape();
+    let padded = items.iter().any(|item| (item.frames as i64) < length);
+    let (x, frames, class) = stack(&items, channels as usize)?;
+    let frames = padded.then(|| frames.f_to_device(device)).transpose()?;
+    let class = class.filter(|_| clips.classes() > 0).map(|c| c.f_to_device(device)).transpose()?;
+    Ok(Fed { x: x.f_to_device(device)?, class, frames })
 }

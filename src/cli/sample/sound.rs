@@ -7,12 +7,10 @@ use clap::Args;
 use tch::Tensor;
 
 use crate::cli::values::finite;
-use crate::data::audio::sound_files;
+use crate::data::audio::{AudioSpec, Clips, Part};
 use crate::decode::{Order, SamplerSpec};
 use crate::error::{Error, Result};
-use crate::io::sound::{Sound, SoundFile};
 use crate::io::wav::{Normalize, WavFormat};
-use crate::math::resample::Quality;
 use crate::model::card::ModelCard;
 use crate::model::tokens::TokenSettings;
 use crate::noise::streams::Rng;
@@ -51,10 +49,6 @@ pub struct SoundArgs {
     /// Bring WAV files to full level: by their peak, or their mean power
     #[arg(long, value_enum, default_value = "none", value_name = "HOW", hide_short_help = true)]
     pub normalize: Normalize,
-}
-
-fn sound_seconds(sound: &Sound) -> f64 {
-    sound.frames() as f64 / f64::from(sound.rate)
 }
 
 /// `--reject`: shares of the samples, sorted by likelihood, that are put aside.
@@ -126,22 +120,26 @@ impl SoundArgs {
     }
 
     fn prefixes(&self, path: &std::path::Path, card: &ModelCard) -> Result<Vec<Tensor>> {
-        let rate = card.rate.unwrap_or(16_000);
-        let files = if path.is_dir() { sound_files(path)? } else { vec![path.to_path_buf()] };
-        files
-            .iter()
-            .map(|file| {
-                let mut sound = SoundFile::open(file)?.read()?.mono().resampled(rate, Quality::default())?;
+        let spec = AudioSpec { rate: card.rate, channels: Some(1), ..AudioSpec::default() };
+        let clips = Clips::open(path, Part::All, &spec)?;
+        let rate = f64::from(clips.rate());
+        (0..clips.len())
+            .map(|i| {
+                let clip = clips.get(i)?;
+                let mut wave = &clip.wave[..clip.frames];
                 if let Some(seconds) = self.prefix_seconds {
-                    let (n, have) = ((seconds * f64::from(rate)).round(), sound.frames());
-                    if n < 1.0 || n > have as f64 {
-                        return Err(Error::usage(format!("{seconds} s of {:.2} s", sound_seconds(&sound)))
-                            .at("--prefix-seconds")
-                            .why(format!("{} is not that long", file.display())));
+                    let n = (seconds * rate).round();
+                    if n < 1.0 || n > wave.len() as f64 {
+                        return Err(Error::usage(format!(
+                            "{seconds} s of {:.2} s",
+                            wave.len() as f64 / rate
+                        ))
+                        .at("--prefix-seconds")
+                        .why(format!("{} is not that long", clips.name(i))));
                     }
-                    sound.data.truncate(n as usize);
+                    wave = &wave[..n as usize];
                 }
-                sound.to_tensor()
+                Ok(Tensor::f_from_slice(wave)?.f_unsqueeze(0)?)
             })
             .collect()
     }

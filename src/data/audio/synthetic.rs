@@ -55,7 +55,12 @@ impl Synthetic {
                     .hint("there are synthetic:tones, synthetic:clean-tones and synthetic:comb"));
             }
         };
-        Ok(Synthetic { signal, length: spec.length.unwrap_or(1024), rate: spec.rate, held_out })
+        Ok(Synthetic {
+            signal,
+            length: spec.length.unwrap_or(1024),
+            rate: spec.rate.unwrap_or(16_000),
+            held_out,
+        })
     }
 
     /// The clips `first..first + n`, `[n, 1, T]` f32; clip i is the same whatever the batch.
