@@ -54,7 +54,8 @@ mod tests {
     #[test]
     fn cross_entropy_and_accuracy_by_hand() {
         let x = Tensor::from_slice(&[2f32, 0.0, 0.0, 1.0]).reshape([2, 2]);
-        let mut batch = Batch { x, class: Some(Tensor::from_slice(&[0i64, 0])), augment: None, draw_seed: 0 };
+        let mut batch =
+            Batch { x, class: Some(Tensor::from_slice(&[0i64, 0])), augment: None, mel: None, draw_seed: 0 };
         let losses = Classifier::default().loss(&Identity, &TrigFlow, &batch).unwrap();
         let want = 0.5 * ((1.0 + (-2f64).exp()).ln() + (1.0 + 1f64.exp()).ln());
         assert!((losses.total.double_value(&[]) - want).abs() < 1e-6);

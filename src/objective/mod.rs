@@ -28,6 +28,8 @@ pub struct Batch {
     pub class: Option<Tensor>,
     /// Augmentation parameters of each sample, `[B, K]`.
     pub augment: Option<Tensor>,
+    /// Mel spectrogram of each sample, `[B, bands, frames]`.
+    pub mel: Option<Tensor>,
     /// Seed of this batch's host draws (times, dropped classes).
     pub draw_seed: u64,
 }

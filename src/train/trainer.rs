@@ -287,7 +287,7 @@ impl Trainer {
         if self.recipe.train.channels_last {
             x = channels_last(&x)?;
         }
-        Ok(Batch { x, class: loaded.labels, augment, draw_seed })
+        Ok(Batch { x, class: loaded.labels, augment, mel: None, draw_seed })
     }
 
     fn write_log(&mut self, lr: f64, images_per_s: f64) -> Result<Record> {
