@@ -34,7 +34,7 @@ fn step(name: &str) -> usize {
         let (images, parameters) = AugmentSpec { p, ..AugmentSpec::default() }.apply(&x, 3).unwrap();
         (x, augment) = (images, Some(parameters));
     }
-    let batch = Batch { x, class: None, augment, frames: None, draw_seed: 7, mode: Mode::Train };
+    let batch = Batch { x, class: None, augment, mel: None, frames: None, draw_seed: 7, mode: Mode::Train };
     let mut optimizer = recipe.optim.build(store.trainable()).unwrap();
     let losses = recipe.objective.build().unwrap().loss(net.as_ref(), process.as_ref(), &batch).unwrap();
     let loss = losses.total.double_value(&[]);

@@ -134,7 +134,7 @@ impl<'a> Sampler<'a> {
             Classes::List(list) => Some(jobs.iter().map(|job| list[job.index % list.len()]).collect()),
         };
         let class = labels.as_ref().map(|l| Tensor::f_from_slice(l)?.f_to_device(self.device)).transpose()?;
-        let cond = Cond { class, augment: None };
+        let cond = Cond { class, ..Cond::default() };
         let x = latent
             .f_to_device(self.device)?
             .f_to_kind(self.settings.latent)?

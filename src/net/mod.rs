@@ -48,6 +48,8 @@ pub struct Cond {
     pub class: Option<Tensor>,
     /// Augmentation parameters of each sample, `[B, K]` f32 (EDM's non-leaking augmentation).
     pub augment: Option<Tensor>,
+    /// Mel spectrogram of each sample, `[B, bands, frames]` (vocoders).
+    pub mel: Option<Tensor>,
 }
 
 /// A network `F(x, t, cond)`.

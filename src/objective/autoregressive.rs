@@ -150,6 +150,7 @@ mod tests {
             x: Tensor::from_slice(tokens).reshape([1, -1]),
             class: None,
             augment: None,
+            mel: None,
             frames: frames.map(|n| Tensor::from_slice(&[n])),
             draw_seed: 0,
             mode: Mode::Train,

@@ -59,6 +59,7 @@ mod tests {
             x,
             class: Some(Tensor::from_slice(&[0i64, 0])),
             augment: None,
+            mel: None,
             frames: None,
             draw_seed: 0,
             mode: Mode::Train,

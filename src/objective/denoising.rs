@@ -50,6 +50,27 @@ pub enum Reduce {
     HalfSum,
 }
 
+/// How far the output is from its target.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Distance {
+    /// Squared error.
+    #[default]
+    Mse,
+    /// Absolute error (Chen et al. 2021, "WaveGrad"; weights count as their square roots).
+    L1,
+}
+
+impl Distance {
+    /// Its name in logs.
+    fn name(self) -> &'static str {
+        match self {
+            Distance::Mse => "mse",
+            Distance::L1 => "l1",
+        }
+    }
+}
+
 /// A denoising objective.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Denoising {
@@ -65,6 +86,8 @@ pub struct Denoising {
     pub weighting: Weighting,
     /// Reduction over a sample.
     pub reduce: Reduce,
+    /// What is reduced.
+    pub distance: Distance,
     /// Probability of leaving the class out (Ho and Salimans 2022, "Classifier-free guidance").
     pub class_dropout: f64,
 }
@@ -132,19 +155,23 @@ impl Denoising {
             |a: i64, b: i64| -> Result<Tensor> { Ok(x0.f_mul(&row(a)?)?.f_addcmul(eps, &row(b)?)?) };
         let (input, target) = (combine(0, 1)?, combine(2, 3)?);
         let out = net.forward(&input, &rows.f_get(4)?, cond, mode)?;
-        let error = out.f_to_kind(Kind::Float)?.f_sub(&target)?.f_square()?;
+        let error = out.f_to_kind(Kind::Float)?.f_sub(&target)?;
+        let (error, power) = match self.distance {
+            Distance::Mse => (error.f_square()?, 1.0),
+            Distance::L1 => (error.f_abs()?, 0.5),
+        };
         let mean = error.f_mean(Kind::Float)?;
         #[allow(clippy::cast_precision_loss)]
         let values = (x0.numel() / points.len().max(1)) as f64;
         let mut total = if mixes.iter().all(|m| m.weight == 1.0) {
             mean.shallow_clone()
         } else {
-            error.f_mul(&row(5)?)?.f_mean(Kind::Float)?
+            error.f_mul(&row(5)?.f_pow_tensor_scalar(power)?)?.f_mean(Kind::Float)?
         };
         if self.reduce == Reduce::HalfSum {
             total = total.f_mul_scalar(0.5 * values)?;
         }
-        Ok(Losses { total, parts: vec![("mse", mean.f_detach()?)] })
+        Ok(Losses { total, parts: vec![(self.distance.name(), mean.f_detach()?)] })
     }
 }
 
@@ -161,7 +188,11 @@ impl Objective for Denoising {
             }
             class => class.as_ref().map(Tensor::shallow_clone),
         };
-        let cond = Cond { class, augment: batch.augment.as_ref().map(Tensor::shallow_clone) };
+        let cond = Cond {
+            class,
+            augment: batch.augment.as_ref().map(Tensor::shallow_clone),
+            mel: batch.mel.as_ref().map(Tensor::shallow_clone),
+        };
         let eps = batch.x.f_randn_like()?;
         self.loss_at(net, &points, &eps, (&cond, batch.mode), &batch.x)
     }
@@ -240,6 +271,7 @@ mod tests {
             t_max: None,
             weighting: Weighting::Uniform,
             reduce: Reduce::Mean,
+            distance: Distance::Mse,
             class_dropout: 0.0,
         }
     }
@@ -249,7 +281,7 @@ mod tests {
     }
 
     fn batch(x: Tensor, class: Option<Tensor>) -> Batch {
-        Batch { x, class, augment: None, frames: None, mode: Mode::Train, draw_seed: 11 }
+        Batch { x, class, augment: None, mel: None, frames: None, mode: Mode::Train, draw_seed: 11 }
     }
 
     #[test]
@@ -363,6 +395,32 @@ mod tests {
             losses.total.double_value(&[])
         };
         assert!((total(Reduce::HalfSum) / total(Reduce::Mean) - 24.0).abs() < 1e-4);
+    }
+
+    #[test]
+    fn absolute_errors_are_weighted_by_roots() {
+        let (x0, eps) = (noise(&[2, 3, 4, 4], 1), noise(&[2, 3, 4, 4], 2));
+        let points: Vec<Point> = [0.3, 0.6].map(|t| Point::new(&TrigFlow, t)).to_vec();
+        let run = |weighting| {
+            let objective =
+                Denoising { weighting, distance: Distance::L1, ..objective(plain(Prediction::Eps)) };
+            objective.loss_at(&Probe::default(), &points, &eps, (&Cond::default(), Mode::Train), &x0).unwrap()
+        };
+        let losses = run(Weighting::Uniform);
+        let want = eps.abs().mean(Kind::Float).double_value(&[]);
+        assert!((losses.total.double_value(&[]) - want).abs() < 1e-6);
+        assert_eq!(losses.parts[0].0, "l1");
+        let snr = |p: &Point| (p.alpha / p.sigma).powi(2);
+        let want: f64 = points
+            .iter()
+            .enumerate()
+            .map(|(i, p)| {
+                let weight = snr(p).min(0.7) / snr(p);
+                weight.sqrt() * eps.get(i as i64).abs().mean(Kind::Float).double_value(&[]) / 2.0
+            })
+            .sum();
+        let got = run(Weighting::MinSnr { gamma: 0.7 }).total.double_value(&[]);
+        assert!((got / want - 1.0).abs() < 1e-5, "{got} {want}");
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct Batch {
     pub augment: Option<Tensor>,
     /// Valid frames of each clip, `[B]` i64, where clips are padded.
     pub frames: Option<Tensor>,
+    /// Mel spectrogram of each sample, `[B, bands, frames]`.
+    pub mel: Option<Tensor>,
     /// Seed of this batch's host draws (times, dropped classes).
     pub draw_seed: u64,
     /// Training, or measuring on held-out data.

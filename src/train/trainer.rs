@@ -296,7 +296,15 @@ impl Trainer {
         if self.recipe.train.channels_last && x.dim() == 4 {
             x = channels_last(&x)?;
         }
-        Ok(Batch { x, class: fed.class, augment, frames: fed.frames, draw_seed, mode: Mode::Train })
+        Ok(Batch {
+            x,
+            class: fed.class,
+            augment,
+            mel: None,
+            frames: fed.frames,
+            draw_seed,
+            mode: Mode::Train,
+        })
     }
 
     fn write_log(&mut self, lr: f64, images_per_s: f64) -> Result<Record> {

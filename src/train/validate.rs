@@ -64,6 +64,7 @@ impl Validation {
                 x: if fed.x.is_floating_point() { fed.x.f_to_kind(compute.kind)? } else { fed.x },
                 class: fed.class,
                 augment: None,
+                mel: None,
                 frames: fed.frames,
                 draw_seed: keys.next_u64(),
                 mode: Mode::Eval,
