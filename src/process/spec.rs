@@ -27,6 +27,7 @@ pub enum ProcessName {
     /// A DDPM table.
     Ddpm,
     /// No noise at all: autoregressive models and classifiers.
+    #[value(skip)]
     None,
 }
 
