@@ -20,6 +20,7 @@ pub mod convert;
 pub mod doctor;
 pub mod eval_audio;
 pub mod eval_fid;
+pub mod eval_nll;
 pub mod inspect;
 pub mod plot;
 pub mod raw;
@@ -117,6 +118,7 @@ enum Command {
     Train(Box<train::TrainArgs>),
     Sample(Box<sample::SampleArgs>),
     EvalFid(Box<eval_fid::EvalFidArgs>),
+    EvalNll(eval_nll::EvalNllArgs),
     EvalAudio(Box<eval_audio::EvalAudioArgs>),
     RefStats(Box<ref_stats::RefStatsArgs>),
     Convert(Box<convert::ConvertArgs>),
@@ -136,6 +138,7 @@ impl Command {
             Command::Train(_) => "train",
             Command::Sample(_) => "sample",
             Command::EvalFid(_) => "eval-fid",
+            Command::EvalNll(_) => "eval-nll",
             Command::EvalAudio(_) => "eval-audio",
             Command::RefStats(_) => "ref-stats",
             Command::Convert(_) => "convert",
@@ -221,6 +224,7 @@ fn dispatch(cli: &Cli, ui: Ui) -> anyhow::Result<()> {
         Command::Train(args) => train::run(args, &cli.globals, ui),
         Command::Sample(args) => sample::run(args, &cli.globals, ui),
         Command::EvalFid(args) => eval_fid::run(args, &cli.globals, ui),
+        Command::EvalNll(args) => eval_nll::run(args, &cli.globals, ui),
         Command::EvalAudio(args) => eval_audio::run(args, &cli.globals, ui),
         Command::RefStats(args) => ref_stats::run(args, &cli.globals, ui),
         Command::Convert(args) => convert::run(args, &cli.globals, ui),

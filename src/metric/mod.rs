@@ -16,6 +16,7 @@
 
 pub mod audio;
 pub mod baseline;
+pub mod between;
 pub mod bootstrap;
 pub mod cache;
 pub mod collect;
@@ -43,5 +44,6 @@ pub mod resize;
 pub mod settings;
 pub mod stats_file;
 pub mod suite;
+pub mod text;
 pub mod torchscript;
 pub mod transformer;

@@ -7,6 +7,7 @@ use tch::Tensor;
 use crate::error::Result;
 
 pub mod adm;
+pub mod causal;
 pub mod digit_cnn;
 pub mod dit;
 pub mod external;
@@ -47,6 +48,8 @@ pub struct Cond {
     pub class: Option<Tensor>,
     /// Augmentation parameters of each sample, `[B, K]` f32 (EDM's non-leaking augmentation).
     pub augment: Option<Tensor>,
+    /// Mel spectrogram of each sample, `[B, bands, frames]` (vocoders).
+    pub mel: Option<Tensor>,
 }
 
 /// A network `F(x, t, cond)`.
@@ -62,5 +65,9 @@ pub trait Network: Debug {
     /// Number of classes it can be conditioned on; 0 if it cannot.
     fn classes(&self) -> i64 {
         0
+    }
+    /// The network as one over sequences of tokens, where it is one.
+    fn causal(&self) -> Option<&dyn causal::Causal> {
+        None
     }
 }

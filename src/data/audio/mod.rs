@@ -8,6 +8,7 @@ pub mod layout;
 pub mod order;
 pub mod spec;
 pub mod stats;
+pub mod synthetic;
 
 pub use clips::{Clip, Clips, stack};
 pub use spec::{AudioSpec, Layout, Part, Resampling, Window};
