@@ -1,6 +1,7 @@
 //! Plain f64 mathematics without tensors.
 
 mod beta;
+pub mod hippo;
 mod linear;
 pub mod mel;
 mod normal;
