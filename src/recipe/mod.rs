@@ -82,6 +82,7 @@ impl Recipe {
             recipe.data.path = Some(data.to_path_buf());
         } else if let Some(path) = &mut recipe.data.path
             && path.is_relative()
+            && !path.to_string_lossy().starts_with("synthetic:")
             && !given
             && let Some(folder) = file.parent()
         {
