@@ -5,6 +5,8 @@ pub mod card;
 pub mod convert;
 pub mod diffusers;
 mod diffusers_out;
+mod diffwave;
+mod diffwave_lmnt;
 mod dit;
 mod dit_folder;
 mod edm;

@@ -7,6 +7,7 @@ use tch::Tensor;
 use crate::error::Result;
 
 pub mod adm;
+pub mod diffwave;
 pub mod digit_cnn;
 pub mod dit;
 pub mod external;

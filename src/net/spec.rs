@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Network;
 use super::adm::{Adm, AdmConfig};
+use super::diffwave::{DiffWave, DiffWaveConfig};
 use super::digit_cnn::{DigitCnn, DigitCnnConfig};
 use super::dit::{Dit, DitConfig};
 use super::external::{External, ExternalConfig};
@@ -34,6 +35,9 @@ pub enum NetSpec {
     Adm(AdmConfig),
     /// The transformer of DiT and SiT.
     Dit(DitConfig),
+    /// DiffWave: dilated convolutions on waveforms.
+    #[serde(rename = "diffwave")]
+    DiffWave(DiffWaveConfig),
     /// Classifier of tiny images.
     DigitCnn(DigitCnnConfig),
     /// A TorchScript module or AOTInductor package.
@@ -51,6 +55,7 @@ impl NetSpec {
             NetSpec::UNet2D(config) => Box::new(UNet2D::new(path, config, sample_shape, classes)?),
             NetSpec::Adm(config) => Box::new(Adm::new(path, config, sample_shape, classes)?),
             NetSpec::Dit(config) => Box::new(Dit::new(path, config, sample_shape, classes)?),
+            NetSpec::DiffWave(config) => Box::new(DiffWave::new(path, config, sample_shape, classes)?),
             NetSpec::DigitCnn(config) => Box::new(DigitCnn::new(path, config, sample_shape, classes)?),
             NetSpec::External(config) => Box::new(External::new(path, config, sample_shape, classes)?),
             NetSpec::SongUNet(_) | NetSpec::Ddpmpp(_) | NetSpec::Ncsnpp(_) => {
