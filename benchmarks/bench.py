@@ -211,7 +211,10 @@ def eval_fid(suite, args):
                     "--allow-unverified-weights", "--suite", name, "--metrics", "fid", "--threads", args.threads, "--json"]
             theirs = [args.python, script, name, "--dir", work, "--threads", args.threads]
             results.measure({"what": name, "batch": 512}, {"gen": mine, name: theirs}, args.rounds, whole)
-    print(f"  the root alone, scipy: {run([args.python, script, 'root'])[0]}", file=sys.stderr)
+        run([args.python, script, "statistics", "--dir", work])
+        mine = [GEN, "eval-fid", "--images", work / "a.npz", "--ref", work / "b.npz", "--threads", args.threads, "--json"]
+        theirs = [args.python, script, "root", "--dir", work, "--threads", args.threads]
+        results.measure({"what": "root"}, {"gen": mine, "pytorch-fid": theirs}, args.rounds, whole)
 
 
 def main():

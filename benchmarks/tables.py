@@ -78,10 +78,13 @@ def sampling(lines):
 def eval_fid(lines):
     parts = [machine(lines)]
     for what in dict.fromkeys(line["what"] for line in lines):
-        rows = [[line["who"], f"{line['fid']:.6f}", f"{line['median_s']:.2f}", f"{line['images_per_s']:.1f}",
-                 f"{line['gen_is_faster']:.2f}", f"{line['peak_mib']:.0f}"] for line in lines if line["what"] == what]
-        head = ["program", "FID", "seconds", "images/s", "times gen's", "peak MiB"]
-        parts += [f"As {what} measures, 512 images:", table(head, rows)]
+        chosen = [line for line in lines if line["what"] == what]
+        rate = [f"{line['images_per_s']:.1f}" if "images_per_s" in line else "" for line in chosen]
+        rows = [[line["who"], f"{line['fid']:.6f}", f"{line['median_s']:.2f}", n, f"{line['gen_is_faster']:.2f}",
+                 f"{line['cpu_s']:.1f}", f"{line['peak_mib']:.0f}"] for line, n in zip(chosen, rate)]
+        head = ["program", "FID", "seconds", "images/s", "times gen's", "CPU seconds", "peak MiB"]
+        title = "From statistics to the distance (the matrix root)" if what == "root" else f"As {what} measures, 512 images"
+        parts += [f"{title}:", table(head, rows)]
     return "\n\n".join(parts)
 
 

@@ -14,7 +14,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("process", &["error", "math", "torch"]),
     ("noise", &["error", "math", "torch"]),
     ("optim", &["error", "math", "torch", "io"]),
-    ("net", &["error", "math", "torch", "io"]),
+    ("net", &["error", "math", "torch", "io", "optim"]),
     ("denoiser", &["error", "math", "torch", "process", "net"]),
     ("solver", &["error", "math", "torch", "process", "noise", "net", "denoiser"]),
     ("objective", &["error", "math", "torch", "process", "net", "denoiser"]),

@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::io::npz::Npz;
 use crate::io::pth::{Checkpoint, Scalar};
 use crate::io::{hub, safetensors};
+use crate::model::archive;
 use crate::model::foreign::Layout;
 use crate::model::kind::FileKind;
 use crate::model::source::Source;
@@ -19,9 +20,10 @@ use crate::model::source::Source;
 #[command(after_help = "Examples:\n  \
     gen inspect runs/digits/snapshots/00002500.safetensors\n  \
     gen inspect model.pth --json | jq '.tensors[].name'\n\n\
-    Nothing in the file is executed: pickles are read by a restricted reader.")]
+    Nothing in the file is executed: pickles are read by a restricted reader, code is left alone.")]
 pub struct InspectArgs {
-    /// A safetensors file, PyTorch checkpoint, numpy archive, run folder or Hugging Face folder
+    /// A safetensors file, PyTorch checkpoint, TorchScript module, AOTInductor package, numpy archive, run folder
+    /// or Hugging Face folder
     path: PathBuf,
 }
 
@@ -44,18 +46,13 @@ pub fn run(args: &InspectArgs, ui: Ui) -> anyhow::Result<()> {
         other => (args.path.clone(), other),
     };
     let mut contents = match kind {
-        FileKind::Safetensors => from_safetensors(&path)?,
+        // A run folder has become its snapshot above.
+        FileKind::Safetensors | FileKind::Run => from_safetensors(&path)?,
         FileKind::Checkpoint => from_checkpoint(&path)?,
         FileKind::Npz => from_npz(&path)?,
         FileKind::HuggingFace => from_folder(&path)?,
-        other => {
-            let error = Error::model(format!("cannot list a {}", other.name())).at(path.display());
-            return Err(error
-                .hint(
-                    "`gen inspect` lists safetensors, PyTorch checkpoints, numpy archives and model folders",
-                )
-                .into());
-        }
+        FileKind::TorchScript => from_script(&path)?,
+        FileKind::Package => Contents { rows: Vec::new(), settings: metadata(&path)? },
     };
     if matches!(kind, FileKind::Checkpoint | FileKind::Safetensors)
         && let Some(layout) = Layout::of(&Source::open(&path)?)
@@ -109,7 +106,13 @@ fn from_safetensors(path: &Path) -> Result<Contents> {
 }
 
 fn from_checkpoint(path: &Path) -> Result<Contents> {
-    let file = Checkpoint::open(path)?;
+    Ok(checkpoint_contents(&Checkpoint::open(path)?))
+}
+
+/// Key of the classes that were not read.
+const FOREIGN: &str = "not read (foreign classes)";
+
+fn checkpoint_contents(file: &Checkpoint) -> Contents {
     let rows = file.names().iter().filter_map(|name| {
         let entry = file.entries().get(name)?;
         let dtype = format!("{:?}", entry.kind).to_lowercase();
@@ -130,9 +133,27 @@ fn from_checkpoint(path: &Path) -> Result<Contents> {
         })
         .collect();
     if !file.unknown().is_empty() {
-        settings.push(("not read (foreign classes)".to_owned(), json!(file.unknown())));
+        settings.push((FOREIGN.to_owned(), json!(file.unknown())));
     }
-    Ok(Contents { rows: rows.collect(), settings })
+    Contents { rows: rows.collect(), settings }
+}
+
+/// A TorchScript module: its attributes, and the methods of its outermost class.
+fn from_script(path: &Path) -> Result<Contents> {
+    let mut contents = checkpoint_contents(&Checkpoint::open_script(path)?);
+    // The classes of the module itself are no foreign ones.
+    contents.settings.retain(|(key, _)| key != FOREIGN && !key.ends_with("training"));
+    let methods = archive::methods(path)?;
+    let outer = methods.iter().map(|(class, _)| class.clone()).next_back().unwrap_or_default();
+    let own = methods.into_iter().filter(|(class, _)| *class == outer).map(|(_, method)| json!(method));
+    contents.settings.insert(0, ("methods".to_owned(), Value::Array(own.collect())));
+    contents.settings.insert(0, ("class".to_owned(), json!(outer)));
+    Ok(contents)
+}
+
+/// What a package says of itself.
+fn metadata(path: &Path) -> Result<Vec<(String, Value)>> {
+    Ok(archive::metadata(path)?.into_iter().collect())
 }
 
 fn from_npz(path: &Path) -> Result<Contents> {

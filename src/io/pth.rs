@@ -67,11 +67,21 @@ impl Checkpoint {
     /// A model error where it is damaged, a TorchScript module, or big-endian.
     pub fn open(path: &Path) -> Result<Self> {
         let data = Bytes::map(path)?;
-        Self::read(path, &data).map_err(|e| e.at(path.display()).kinded(Kind::Model))
+        Self::read(path, &data, false).map_err(|e| e.at(path.display()).kinded(Kind::Model))
     }
 
-    fn read(path: &Path, data: &Bytes) -> Result<Self> {
-        let Container { pickle, storages, embedded } = Container::read(data)?;
+    /// Opens the TorchScript module at `path` as data: its parameters, buffers and other attributes. Its code is
+    /// not looked at.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_script(path: &Path) -> Result<Self> {
+        let data = Bytes::map(path)?;
+        Self::read(path, &data, true).map_err(|e| e.at(path.display()).kinded(Kind::Model))
+    }
+
+    fn read(path: &Path, data: &Bytes, script: bool) -> Result<Self> {
+        let Container { pickle, storages, embedded } = Container::read(data, script)?;
         let mut walk = Walk::new(&pickle, &embedded);
         walk.visit(pickle.root, String::new(), false, 0)?;
         let (mut names, mut entries) = (Vec::new(), BTreeMap::new());

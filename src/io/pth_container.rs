@@ -20,9 +20,10 @@ pub(super) struct Container {
 }
 
 impl Container {
-    pub fn read(data: &Bytes) -> Result<Self> {
+    /// Reads `data`; TorchScript archives (attributes of a module, code beside them) only as a `script`.
+    pub fn read(data: &Bytes, script: bool) -> Result<Self> {
         let (pickle, program, mut storages) = if data.starts_with(b"PK\x03\x04") {
-            zip(data)?
+            zip(data, script)?
         } else if data.starts_with(&LEGACY_MAGIC) {
             let (pickle, start, storages) = legacy(data)?;
             let program = data.slice(start, pickle.len)?;
@@ -40,11 +41,11 @@ impl Container {
 /// The object, its program, and the storages beside it.
 type Parts = (Pickle, Bytes, HashMap<String, Bytes>);
 
-fn zip(data: &Bytes) -> Result<Parts> {
+fn zip(data: &Bytes, script: bool) -> Result<Parts> {
     let zip_error = |e: zip::result::ZipError| bad(e.to_string().to_lowercase());
     let mut archive = ZipArchive::new(Cursor::new(data.clone())).map_err(zip_error)?;
     let names: Vec<String> = archive.file_names().filter_map(|n| Some(n.ok()?.into_owned())).collect();
-    if names.iter().any(|n| n.ends_with("/constants.pkl")) {
+    if !script && names.iter().any(|n| n.ends_with("/constants.pkl")) {
         return Err(bad("it is a TorchScript module, not a checkpoint of tensors"));
     }
     let pickle = names.iter().find(|n| n.ends_with("/data.pkl") || *n == "data.pkl");

@@ -1,6 +1,7 @@
 //! Plain f64 mathematics without tensors.
 
 mod beta;
+pub mod hippo;
 mod linear;
 mod normal;
 mod phi;

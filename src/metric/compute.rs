@@ -35,7 +35,7 @@ pub struct Real<'a> {
 }
 
 /// Which key of the report the Frechet distance of an extractor goes to.
-fn frechet_key(report: &mut Report) -> (&'static str, &mut Option<f64>) {
+pub(super) fn frechet_key(report: &mut Report) -> (&'static str, &mut Option<f64>) {
     let name = report.extractor.as_str();
     if name.starts_with("dinov2") {
         ("fd_dinov2", &mut report.fd_dinov2)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
+use super::between::{check_same, origin_of};
 use super::cache;
 pub use super::collect::{Collected, Progress, choose, collect};
 use super::compute::{Real, feature_metrics, gaussian_metrics, own_metrics};
@@ -38,43 +39,6 @@ pub fn open_reference(path: &Path, options: &crate::data::DataOptions) -> Result
     Ok(Reference::Images(Arc::from(crate::data::open(path, options)?)))
 }
 
-/// Refuses statistics that were made in another way than the run makes them.
-fn check_origin(stats: &Stats, extractor: &dyn Extractor) -> Result<()> {
-    let differ = |what: &str, file: &str, run: &str| {
-        Err(Error::usage(format!("reference statistics have another {what}"))
-            .why(format!("`{file}` in the file, `{run}` in this run"))
-            .hint(format!("choose the same {what}, or make statistics with `gen ref-stats`")))
-    };
-    if let (Some(file), Some(run)) = (stats.origin.protocol, extractor.protocol())
-        && file != run
-    {
-        return differ("protocol", &file.to_string(), &run.to_string());
-    }
-    if let Some(file) = &stats.origin.extractor
-        && *file != extractor.name()
-    {
-        return differ("extractor", file, &extractor.name());
-    }
-    if let (Some(file), Some(run)) = (&stats.origin.resize, extractor.resize())
-        && *file != run
-    {
-        return differ("resizing", file, &run);
-    }
-    if let (Some(file), Some(run)) = (&stats.origin.weights_sha256, extractor.weights_sha256())
-        && !same_weights(file, &run)
-    {
-        return differ("weight file", &file[..file.len().min(8)], &run[..run.len().min(8)]);
-    }
-    Ok(())
-}
-
-/// Whether two hashes are of the same weights: the published packagings of the Inception network hold the same.
-fn same_weights(a: &str, b: &str) -> bool {
-    let published =
-        |sha: &str| sha.starts_with(super::inception_weights::PUBLISHED) || sha == super::torchscript::NVIDIA;
-    a == b || (published(a) && published(b))
-}
-
 /// Everything about the settings and the reference that can fail does so before the long work.
 fn check(reference: Option<&Reference>, extractor: &dyn Extractor, options: &EvalOptions) -> Result<Wanted> {
     let metrics = &options.metrics;
@@ -94,7 +58,7 @@ fn check(reference: Option<&Reference>, extractor: &dyn Extractor, options: &Eva
         return Err(Error::usage("no reference is given").at("--ref").hint("name real images or statistics"));
     }
     if let Some(Reference::Stats(stats, real)) = reference {
-        check_origin(stats, extractor)?;
+        check_same(&stats.origin, &origin_of(extractor))?;
         if options.per_class {
             return Err(Error::data("the reference holds statistics")
                 .at("--ref")

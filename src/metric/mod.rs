@@ -14,6 +14,7 @@
 //! | [`numpy_rng`], [`distance`] | numpy's shuffles; blocked distances |
 
 pub mod baseline;
+pub mod between;
 pub mod bootstrap;
 pub mod cache;
 pub mod collect;

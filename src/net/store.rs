@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
+use crate::optim::Group;
 use crate::torch::shim;
 
 pub use super::path::Path;
@@ -31,6 +32,7 @@ pub(super) struct Entry {
     pub name: String,
     pub tensor: Tensor,
     pub role: Role,
+    pub group: Group,
 }
 
 /// What first values come from.
@@ -101,6 +103,13 @@ impl Store {
     #[must_use]
     pub fn trained(&self) -> Vec<bool> {
         self.entries.borrow().iter().map(|e| e.role == Role::Param).collect()
+    }
+
+    /// What each of [`Store::trainable`] is trained with, where that is not what the rest is trained with.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Group> {
+        let entries = self.entries.borrow();
+        entries.iter().filter(|e| e.role == Role::Param).map(|e| e.group).collect()
     }
 
     fn select(&self, keep: impl Fn(Role) -> bool) -> Vec<(String, Tensor)> {
@@ -189,7 +198,8 @@ impl Store {
         for entry in self.entries.borrow().iter() {
             let mut tensor = entry.tensor.f_detach()?.f_empty_like()?;
             tensor.f_copy_(&entry.tensor)?;
-            let _ = out.insert(Entry { name: entry.name.clone(), tensor, role: entry.role })?;
+            let _ =
+                out.insert(Entry { name: entry.name.clone(), tensor, role: entry.role, group: entry.group })?;
         }
         Ok(out)
     }

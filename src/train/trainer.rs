@@ -96,7 +96,7 @@ impl Trainer {
         }
         let objective = recipe.objective.build()?;
         let process = recipe.process.build()?;
-        let mut optimizer = recipe.optim.build(store.trainable())?;
+        let mut optimizer = recipe.optim.build_grouped(store.trainable(), &store.groups())?;
         let mut emas = recipe
             .ema
             .iter()

@@ -87,3 +87,57 @@ fn statistics_of_another_kind_are_refused() {
     t.fails(2, "ref-stats --data images/good --out x.npz");
     t.check("eval-statistics");
 }
+
+#[test]
+fn images_from_a_model_are_those_of_sampling() {
+    let mut t = Transcript::new();
+    let how = "--solver dpm --steps 4";
+    t.works(&format!("sample --model runs/plain --seeds 3-12 {how} --out drawn.npz"));
+    let value = |t: &mut Transcript, from: &str| -> serde_json::Value {
+        let output =
+            t.command(&format!("eval-fid {from} --ref data/digits --features pixel8 --json")).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let files = value(&mut t, "--images drawn.npz");
+    let model = value(&mut t, &format!("--model runs/plain {how} --num 10 --first-seed 3 --repeats 3"));
+    assert_eq!(files["fid"], model["fid"]);
+    let repeats = &model["repeats"];
+    assert_eq!(repeats["fid"][0], model["fid"]);
+    assert_eq!(repeats["fid"].as_array().unwrap().len(), 3);
+    assert!(repeats["min"].as_f64() <= repeats["mean"].as_f64() && repeats["std"].as_f64() > Some(0.0));
+    // The second set begins where the first ends.
+    let second = value(&mut t, &format!("--model runs/plain {how} --num 10 --first-seed 13"));
+    assert_eq!(second["fid"], repeats["fid"][1]);
+
+    let eval = "eval-fid --ref data/digits --features pixel8";
+    t.fails(2, &format!("{eval} --images drawn.npz --model runs/plain"));
+    t.fails(2, &format!("{eval} --model runs/plain"));
+    t.fails(2, &format!("{eval} --images drawn.npz --repeats 3"));
+    t.fails(4, &format!("{eval} --model absent --num 4"));
+    t.fails(2, &format!("{eval} --model runs/plain --num 4 --class 1"));
+    t.check("eval-model");
+}
+
+#[test]
+fn statistics_against_statistics() {
+    let mut t = Transcript::new();
+    for (data, out) in [("images/good", "one"), ("images/real.npz", "two")] {
+        t.works(&format!("ref-stats --data {data} --features pixel8 --out stats/{out}.safetensors"));
+    }
+    let fid = |t: &mut Transcript, images: &str, reference: &str| -> f64 {
+        let text = format!("eval-fid --features pixel8 --images {images} --ref {reference} --json");
+        let output = t.command(&text).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["fid"].as_f64().unwrap()
+    };
+    let whole = fid(&mut t, "images/good", "stats/two.safetensors");
+    let stats = fid(&mut t, "stats/one.safetensors", "stats/two.safetensors");
+    assert!((whole - stats).abs() < 1e-9 * whole.abs().max(1.0), "{whole} {stats}");
+    let both = "eval-fid --images stats/one.safetensors --ref stats/two.safetensors";
+    t.fails(2, &format!("{both} --metrics fid,kid"));
+    t.fails(3, &format!("{both} --metrics sfid"));
+    t.fails(3, "eval-fid --features pixel8 --images stats/one.safetensors --ref images/real.npz");
+    t.check("eval-statistics-only");
+}

@@ -36,6 +36,7 @@ fn json_is_one_object_for_every_command() {
         "ref-stats --data images/good --features pixel8 --out stats/json.npz --json",
         "inspect models/whole.safetensors --json",
         "inspect runs/plain --json",
+        "inspect models/class.pt --json",
         "selftest --only euler --json",
         "bench tiny.toml --shape 1,8,8 --batch 1 --repeat 1 --json",
         "bench tiny.toml --shape 1,8,8 --batch 1 --repeat 1 --output jsonl --json",

@@ -41,22 +41,22 @@ pub struct FeatureArgs {
     #[arg(long)]
     pub download: bool,
     /// Use Inception weights whose hash is not that of the published file
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub allow_unverified_weights: bool,
     /// Resize of FID: tf (original, EDM, ADM, torch-fidelity), pytorch (pytorch-fid), clean (clean-fid) [default: tf]
     #[arg(long, value_enum, value_name = "NAME")]
     pub protocol: Option<Protocol>,
     /// Inception's layer by its width: 64, 192, 768 or 2048 (FID's)
-    #[arg(long, default_value_t = 2048, value_name = "N", value_parser = layer_width)]
+    #[arg(long, default_value_t = 2048, value_name = "N", value_parser = layer_width, hide_short_help = true)]
     pub dims: i64,
     /// Resize of DINOv2: pil8 (dgm-eval), torch (edm2), tf (torch-fidelity)
-    #[arg(long, value_enum, default_value_t, value_name = "NAME")]
+    #[arg(long, value_enum, default_value_t, value_name = "NAME", hide_short_help = true)]
     pub resize: Resizing,
     /// Images in one call of the network
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: u32,
     /// Threads that decode images
-    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256), hide_short_help = true)]
     pub workers: u32,
 }
 

@@ -45,10 +45,20 @@ fn rows(report: &Report) -> Vec<(&'static str, String)> {
     .collect()
 }
 
+/// Mean, standard deviation (n - 1) and minimum.
+fn spread(values: &[f64]) -> (f64, f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let var = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+    (mean, var.sqrt(), values.iter().copied().fold(f64::INFINITY, f64::min))
+}
+
 /// Prints the result.
+#[allow(clippy::too_many_arguments)]
 pub fn print(
     report: &Report,
     baselines: &[(&str, Report)],
+    repeated: &[f64],
     args: &EvalFidArgs,
     options: &EvalOptions,
     ui: Ui,
@@ -58,7 +68,13 @@ pub fn print(
         if args.explain { explain(options, report.protocol, report.resize.as_deref()) } else { Vec::new() };
     let mut value = serde_json::to_value(report)?;
     if let Some(object) = value.as_object_mut() {
-        object.insert("images".into(), json!(args.images.display().to_string()));
+        let path = args.images.as_ref().or(args.draw.model.as_ref());
+        let from = if args.images.is_some() { "images" } else { "model" };
+        object.insert(from.into(), json!(path.map(|p| p.display().to_string())));
+        if repeated.len() > 1 {
+            let (mean, std, min) = spread(repeated);
+            object.insert("repeats".into(), json!({"fid": repeated, "mean": mean, "std": std, "min": min}));
+        }
         object.insert("ref".into(), json!(args.reference.as_ref().map(|p| p.display().to_string())));
         if let Some(suite) = args.suite {
             object.insert("suite".into(), serde_json::to_value(suite)?);
@@ -88,6 +104,11 @@ pub fn print(
         let others: String = columns.iter().map(|c| format!("{:<14}", c[i].1)).collect();
         let gap = if others.is_empty() { 0 } else { 20 };
         ui.line(format!("{name:<22}{value:<gap$}{}", others.trim_end()))?;
+    }
+    if repeated.len() > 1 {
+        let (mean, std, min) = spread(repeated);
+        let name = format!("FID of {} sets", repeated.len());
+        ui.line(format!("{name:<22}{mean:.4} +- {std:.4}, minimum {min:.4}"))?;
     }
     for class in &report.per_class {
         let fid = class.fid.map_or("too few images".to_owned(), |fid| format!("{fid:.4}"));

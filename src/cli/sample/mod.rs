@@ -23,6 +23,7 @@ use crate::io::safetensors;
 use crate::model::card::ModelCard;
 use crate::model::open::{OpenOptions, open};
 use crate::model::sampler::{Classes, Job, Sampler, Settings};
+use crate::noise::streams::Rng;
 use crate::torch::device::device_name;
 use crate::torch::interrupt;
 
@@ -44,7 +45,7 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     let (card, path, files) = (opened.card.clone(), opened.path.clone(), opened.files.clone());
     let model = opened.denoiser()?;
     check_shape(args, &card.shape)?;
-    let settings = settings(&args.how, &card, args)?;
+    let settings = settings(&args.how, &card, args.rng)?;
     let classes = classes(args.class.as_deref(), card.classes)?;
     let init =
         args.init_noise.as_deref().map(|file| latents(file, args.seeds.0.len(), &card.shape)).transpose()?;
@@ -113,7 +114,8 @@ fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-fn settings(how: &HowArgs, card: &ModelCard, args: &SampleArgs) -> Result<Settings> {
+/// What the flags ask for, over the model's own settings.
+pub(super) fn settings(how: &HowArgs, card: &ModelCard, rng: Rng) -> Result<Settings> {
     let solver = how.solver(&card.sample);
     if solver.name.is_adaptive() && (how.steps.is_some() || how.nfe.is_some()) {
         let flag = if how.steps.is_some() { "--steps" } else { "--nfe" };
@@ -126,13 +128,13 @@ fn settings(how: &HowArgs, card: &ModelCard, args: &SampleArgs) -> Result<Settin
         grid: how.grid(&card.sample)?,
         budget: how.budget(&card.sample),
         guidance: how.guidance.or(card.sample.guidance).unwrap_or(1.0),
-        rng: args.rng,
+        rng,
         latent: if how.latent_dtype == Latent::F64 { Kind::Double } else { Kind::Float },
     })
 }
 
 /// The classes that `--class` asks for.
-fn classes(text: Option<&str>, known: i64) -> Result<Classes> {
+pub(super) fn classes(text: Option<&str>, known: i64) -> Result<Classes> {
     let place = "--class";
     match text {
         None if known > 0 => Ok(Classes::Random),
