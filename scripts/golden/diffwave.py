@@ -164,8 +164,10 @@ def sashimi(path):
             net.load_state_dict(state)
             with torch.no_grad():
                 y = net((x, torch.tensor(t).reshape(2, 1)), mel_spec=spec)
-            torch.save({"model_state_dict": state, "optimizer_state_dict": {}}, OUT / f"{name}.pkl")
-            record(name, y, t=t, file=f"{name}.pkl", hop=8)
+            folder = OUT / f"unet_T{50 if mel else 200}_betaT{0.05 if mel else 0.02}"
+            folder.mkdir(exist_ok=True)
+            torch.save({"model_state_dict": state, "optimizer_state_dict": {}}, folder / f"{name}.pkl")
+            record(name, y, t=t, file=f"{folder.name}/{name}.pkl", hop=8)
 
 
 def lmnt(path):

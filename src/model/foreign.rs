@@ -7,7 +7,7 @@ use super::load::{Loaded, says_itself};
 use super::open::OpenOptions;
 use super::raw::RawSpec;
 use super::source::Source;
-use super::{diffwave, diffwave_lmnt, dit, edm, score_sde};
+use super::{diffwave, diffwave_lmnt, diffwave_sashimi, dit, edm, score_sde};
 use crate::error::{Error, Result};
 use crate::net::spec::NetSpec;
 use crate::objective::ObjectiveSpec;
@@ -25,6 +25,8 @@ pub enum Layout {
     Dit,
     /// Checkpoints of DiffWave-Vocoder, and of diffwave-sashimi with the same network.
     DiffWave,
+    /// Checkpoints of diffwave-sashimi with SaShiMi.
+    DiffWaveSashimi,
     /// Checkpoints of lmnt-com/diffwave.
     DiffWaveLmnt,
 }
@@ -38,6 +40,7 @@ impl Layout {
             Layout::ScoreSde => "score_sde checkpoint",
             Layout::Dit => "DiT or SiT checkpoint",
             Layout::DiffWave => "DiffWave checkpoint",
+            Layout::DiffWaveSashimi => "DiffWave checkpoint with SaShiMi",
             Layout::DiffWaveLmnt => "DiffWave checkpoint of lmnt-com",
         }
     }
@@ -53,6 +56,8 @@ impl Layout {
             Some(Layout::Dit)
         } else if diffwave::place(source).is_some() {
             Some(Layout::DiffWave)
+        } else if diffwave_sashimi::place(source).is_some() {
+            Some(Layout::DiffWaveSashimi)
         } else if diffwave_lmnt::place(source).is_some() {
             Some(Layout::DiffWaveLmnt)
         } else {
@@ -88,6 +93,7 @@ pub fn read_as(layout: Layout, source: &Source, options: &OpenOptions) -> Result
         Layout::ScoreSde => score_sde::read(source, &options),
         Layout::Dit => dit::read(source, &options),
         Layout::DiffWave => diffwave::read(source, &options),
+        Layout::DiffWaveSashimi => diffwave_sashimi::read(source, &options),
         Layout::DiffWaveLmnt => diffwave_lmnt::read(source, &options),
     }
 }

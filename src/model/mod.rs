@@ -7,6 +7,7 @@ pub mod diffusers;
 mod diffusers_out;
 mod diffwave;
 mod diffwave_lmnt;
+mod diffwave_sashimi;
 mod dit;
 mod dit_folder;
 mod edm;

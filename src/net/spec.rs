@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Network;
 use super::adm::{Adm, AdmConfig};
-use super::diffwave::{DiffWave, DiffWaveConfig};
+use super::diffwave::{DiffWave, DiffWaveConfig, DiffWaveSashimi, DiffWaveSashimiConfig};
 use super::digit_cnn::{DigitCnn, DigitCnnConfig};
 use super::dit::{Dit, DitConfig};
 use super::external::{External, ExternalConfig};
@@ -38,6 +38,9 @@ pub enum NetSpec {
     /// DiffWave: dilated convolutions on waveforms.
     #[serde(rename = "diffwave")]
     DiffWave(DiffWaveConfig),
+    /// DiffWave with SaShiMi: a U-Net of state-space layers on waveforms.
+    #[serde(rename = "diffwave-sashimi")]
+    DiffWaveSashimi(DiffWaveSashimiConfig),
     /// Classifier of tiny images.
     DigitCnn(DigitCnnConfig),
     /// A TorchScript module or AOTInductor package.
@@ -56,6 +59,9 @@ impl NetSpec {
             NetSpec::Adm(config) => Box::new(Adm::new(path, config, sample_shape, classes)?),
             NetSpec::Dit(config) => Box::new(Dit::new(path, config, sample_shape, classes)?),
             NetSpec::DiffWave(config) => Box::new(DiffWave::new(path, config, sample_shape, classes)?),
+            NetSpec::DiffWaveSashimi(config) => {
+                Box::new(DiffWaveSashimi::new(path, config, sample_shape, classes)?)
+            }
             NetSpec::DigitCnn(config) => Box::new(DigitCnn::new(path, config, sample_shape, classes)?),
             NetSpec::External(config) => Box::new(External::new(path, config, sample_shape, classes)?),
             NetSpec::SongUNet(_) | NetSpec::Ddpmpp(_) | NetSpec::Ncsnpp(_) => {

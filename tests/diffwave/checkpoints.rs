@@ -103,6 +103,22 @@ fn networks_of_lmnt_give_what_they_give() {
 }
 
 #[test]
+fn networks_of_diffwave_sashimi_with_state_spaces_give_what_they_give() {
+    for (name, unet) in [("sashimi", true), ("sashimi-plain", false), ("sashimi-mel", true)] {
+        let opened = agrees(name, 1e-10);
+        let vocoder = name == "sashimi-mel";
+        is_sampled_as(&opened, if vocoder { 50 } else { 200 }, if vocoder { 0.05 } else { 0.02 }, None);
+        assert_eq!(opened.card.shape, [1, 64]);
+        let NetSpec::DiffWaveSashimi(config) = &opened.card.model else { panic!("{:?}", opened.card.model) };
+        assert_eq!(
+            (config.unet, config.n_layers, config.d_state, &config.pool[..]),
+            (unet, 1, 8, &[2, 4][..])
+        );
+        assert_eq!((config.n_ssm, config.bidirectional, config.mel.is_some()), (0, true, vocoder));
+    }
+}
+
+#[test]
 fn a_checkpoint_is_sampled_by_every_solver() {
     let options = OpenOptions { dtype: Dtype::F64, ..OpenOptions::default() };
     let opened = open(&fixture("lmnt-unconditional.pt"), &options, Device::Cpu).unwrap();
@@ -257,10 +273,44 @@ fn damaged_checkpoints_name_the_fault() {
 }
 
 #[test]
+fn damaged_checkpoints_with_state_spaces_name_the_fault() {
+    let unit = |rest: &str| format!("model_state_dict.u_layers.1.layer.kernel.kernel.{rest}");
+    let float = (Kind::Float, Device::Cpu);
+    // Without integers there are no lengths: the damaged files here are written without them.
+    damaged("unet_T200_betaT0.02/sashimi.pkl", |_| {}, "layer.kernel.kernel.L");
+    let options = OpenOptions::default();
+    let with = |change: &dyn Fn(&mut BTreeMap<String, Tensor>), word: &str| {
+        let source = Source::open(&fixture("unet_T200_betaT0.02/sashimi.pkl")).unwrap();
+        let mut tensors = source.below("").unwrap();
+        change(&mut tensors);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        let list = tensors.iter().map(|(n, t)| (n.as_str(), t.contiguous()));
+        safetensors::write(&path, list, &BTreeMap::new()).unwrap();
+        let error = open(&path, &options, Device::Cpu).err().unwrap_or_else(|| panic!("{word}"));
+        let text = error.to_string();
+        assert_eq!(error.kind().exit_code(), 4, "{text}");
+        assert!(text.contains(word) && !text.contains('\n'), "{text}, not {word}");
+    };
+    with(&|t| drop(t.remove(&unit("log_dt"))), "log_dt");
+    with(&|t| drop(t.remove(&unit("C"))), "kernel.C");
+    with(&|t| drop(t.insert(unit("P"), Tensor::zeros([1, 4, 3, 2], float))), "kernel.P");
+    with(&|t| drop(t.insert(unit("C"), Tensor::zeros([2, 4, 8], float))), "kernel.C");
+    with(&|t| drop(t.insert(unit("C"), Tensor::zeros([2, 0, 4, 2], float))), "kernel.");
+    with(&|t| drop(t.insert(unit("L"), Tensor::from(-3i64))), "no length");
+    with(&|t| drop(t.insert(unit("w_imag"), Tensor::zeros([4, 5], float))), "w_imag");
+    with(&|t| drop(t.insert(unit("inv_w_real"), Tensor::zeros([3, 4], float))), "inv_w_real");
+    with(&|t| drop(t.remove("model_state_dict.d_layers.1.linear.conv.weight_v")), "no SaShiMi");
+    with(&|t| drop(t.remove("model_state_dict.u_layers.3.norm1.m")), "u_layers.3.norm1.m");
+    with(&|t| drop(t.insert("model_state_dict.u_layers.9.x".into(), Tensor::from(1f32))), "u_layers.9.x");
+}
+
+#[test]
 fn layouts_are_told_apart() {
     for (file, layout) in [
         ("lmnt.pt", Layout::DiffWaveLmnt),
         ("12000.pkl", Layout::DiffWave),
+        ("unet_T200_betaT0.02/sashimi-plain.pkl", Layout::DiffWaveSashimi),
         ("wnet_h4_d3_T50_betaT0.05/wavenet-mel.pkl", Layout::DiffWave),
     ] {
         assert_eq!(Layout::of(&Source::open(&fixture(file)).unwrap()), Some(layout), "{file}");

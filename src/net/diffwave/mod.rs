@@ -10,10 +10,13 @@ use super::store::Path;
 use crate::error::{Error, Result};
 
 mod mel;
+mod sashimi;
 mod step;
+mod unit;
 mod wavenet;
 
 pub use mel::MelConfig;
+pub use sashimi::{DiffWaveSashimi, DiffWaveSashimiConfig};
 pub use step::StepTable;
 pub use wavenet::{DiffWave, DiffWaveConfig};
 
