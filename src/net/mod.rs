@@ -8,6 +8,7 @@ use crate::error::Result;
 
 pub mod adm;
 pub mod causal;
+pub mod diffwave;
 pub mod digit_cnn;
 pub mod dit;
 pub mod external;

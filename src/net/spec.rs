@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Network;
 use super::adm::{Adm, AdmConfig};
+use super::diffwave::{DiffWave, DiffWaveConfig, DiffWaveSashimi, DiffWaveSashimiConfig};
 use super::digit_cnn::{DigitCnn, DigitCnnConfig};
 use super::dit::{Dit, DitConfig};
 use super::external::{External, ExternalConfig};
@@ -35,6 +36,12 @@ pub enum NetSpec {
     Adm(AdmConfig),
     /// The transformer of DiT and SiT.
     Dit(DitConfig),
+    /// DiffWave: dilated convolutions on waveforms.
+    #[serde(rename = "diffwave")]
+    DiffWave(DiffWaveConfig),
+    /// DiffWave with SaShiMi: a U-Net of state-space layers on waveforms.
+    #[serde(rename = "diffwave-sashimi")]
+    DiffWaveSashimi(DiffWaveSashimiConfig),
     /// Classifier of tiny images.
     DigitCnn(DigitCnnConfig),
     /// Classifier of short sounds.
@@ -54,6 +61,10 @@ impl NetSpec {
             NetSpec::UNet2D(config) => Box::new(UNet2D::new(path, config, sample_shape, classes)?),
             NetSpec::Adm(config) => Box::new(Adm::new(path, config, sample_shape, classes)?),
             NetSpec::Dit(config) => Box::new(Dit::new(path, config, sample_shape, classes)?),
+            NetSpec::DiffWave(config) => Box::new(DiffWave::new(path, config, sample_shape, classes)?),
+            NetSpec::DiffWaveSashimi(config) => {
+                Box::new(DiffWaveSashimi::new(path, config, sample_shape, classes)?)
+            }
             NetSpec::DigitCnn(config) => Box::new(DigitCnn::new(path, config, sample_shape, classes)?),
             NetSpec::MelCnn(config) => Box::new(MelCnn::new(path, config, sample_shape, classes)?),
             NetSpec::External(config) => Box::new(External::new(path, config, sample_shape, classes)?),

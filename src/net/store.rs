@@ -239,8 +239,9 @@ impl Store {
     /// Where libtorch fails.
     pub fn cast_weights(&self, kind: Kind) -> Result<()> {
         let _guard = tch::no_grad_guard();
-        for (_, mut tensor) in self.trainable() {
-            if tensor.dim() >= 2 {
+        for ((_, mut tensor), group) in self.trainable().into_iter().zip(self.groups()) {
+            // What is trained apart (the systems of state-space layers) is no factor of a product.
+            if tensor.dim() >= 2 && group == Group::default() {
                 let data = tensor.f_detach()?.f_to_kind(kind)?;
                 tensor.f_set_data(&data)?;
             }
