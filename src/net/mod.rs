@@ -7,12 +7,14 @@ use tch::Tensor;
 use crate::error::Result;
 
 pub mod adm;
+pub mod causal;
 pub mod digit_cnn;
 pub mod dit;
 pub mod external;
 pub mod layers;
 pub mod mlp;
 mod path;
+pub mod sashimi;
 mod song_block;
 mod song_config;
 pub mod song_unet;
@@ -28,6 +30,7 @@ mod unet2d_up;
 pub mod vit;
 pub mod vit_config;
 pub mod vit_weights;
+pub mod wavenet;
 
 /// Whether dropout and the like are on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,5 +63,9 @@ pub trait Network: Debug {
     /// Number of classes it can be conditioned on; 0 if it cannot.
     fn classes(&self) -> i64 {
         0
+    }
+    /// The same network as a recurrence over tokens, if it is one.
+    fn causal(&self) -> Option<&dyn causal::Causal> {
+        None
     }
 }
