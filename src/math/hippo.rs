@@ -114,7 +114,7 @@ mod tests {
         h.a.iter().zip(a.as_flattened()).for_each(|(got, want)| close(*got, *want, 1e-8));
         let b = [1.0, 1.732_050_81, 2.236_067_98, 2.645_751_31];
         h.b.iter().zip(b).for_each(|(got, want)| close(*got, want, 1e-8));
-        let p = [0.707_106_78, 1.224_744_87, 1.581_138_83, 1.870_828_69];
+        let p = [0.5f64.sqrt(), 1.224_744_87, 1.581_138_83, 1.870_828_69];
         h.p[0].iter().zip(p).for_each(|(got, want)| close(*got, want, 1e-8));
         let s = h.corrected();
         for (i, j, want) in [

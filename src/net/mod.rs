@@ -17,6 +17,7 @@ pub mod mel_cnn;
 pub mod mlp;
 mod path;
 pub mod resnext;
+pub mod sashimi;
 mod song_block;
 mod song_config;
 pub mod song_unet;
@@ -32,6 +33,7 @@ mod unet2d_up;
 pub mod vit;
 pub mod vit_config;
 pub mod vit_weights;
+pub mod wavenet;
 
 /// Whether dropout and the like are on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,9 +10,11 @@ use super::dit::{Dit, DitConfig};
 use super::external::{External, ExternalConfig};
 use super::mel_cnn::{MelCnn, MelCnnConfig};
 use super::mlp::{Mlp, MlpConfig};
+use super::sashimi::{Sashimi, SashimiConfig};
 use super::song_unet::{Decoder, Embedding, Encoder, SongUNet, SongUNetConfig};
 use super::unet2d::UNet2D;
 use super::unet2d_config::UNet2DConfig;
+use super::wavenet::{Wavenet, WavenetConfig};
 use crate::error::Result;
 use crate::net::store::Path;
 
@@ -46,6 +48,10 @@ pub enum NetSpec {
     DigitCnn(DigitCnnConfig),
     /// Classifier of short sounds.
     MelCnn(MelCnnConfig),
+    /// SaShiMi: autoregressive, over quantised waveforms.
+    Sashimi(SashimiConfig),
+    /// The autoregressive WaveNet, over quantised waveforms.
+    Wavenet(WavenetConfig),
     /// A TorchScript module or AOTInductor package.
     External(ExternalConfig),
 }
@@ -68,6 +74,8 @@ impl NetSpec {
             NetSpec::DigitCnn(config) => Box::new(DigitCnn::new(path, config, sample_shape, classes)?),
             NetSpec::MelCnn(config) => Box::new(MelCnn::new(path, config, sample_shape, classes)?),
             NetSpec::External(config) => Box::new(External::new(path, config, sample_shape, classes)?),
+            NetSpec::Sashimi(config) => Box::new(Sashimi::new(path, config, sample_shape, classes)?),
+            NetSpec::Wavenet(config) => Box::new(Wavenet::new(path, config, sample_shape, classes)?),
             NetSpec::SongUNet(_) | NetSpec::Ddpmpp(_) | NetSpec::Ncsnpp(_) => {
                 // unwrap: these three variants have a resolved configuration by `song`.
                 let config = self.song().unwrap_or_default();

@@ -109,7 +109,7 @@ fn a_new_network_is_silent_and_its_loss_is_that_of_silence() {
         let quiet =
             net.forward(&x, &Tensor::zeros([64], (Kind::Float, Device::Cpu)), &Cond::default(), Mode::Eval);
         assert_eq!(quiet.unwrap().abs().max().double_value(&[]), 0.0);
-        let batch = Batch { x, class: None, augment: None, mel: None, draw_seed: 3 };
+        let batch = Batch { x, class: None, augment: None, mel: None, frames: None, draw_seed: 3, mode: genlib::net::Mode::Train };
         let losses = objective.build().unwrap().loss(net.as_ref(), process.as_ref(), &batch).unwrap();
         let got = losses.total.double_value(&[]);
         // 262144 values: the errors of the means are 0.0028 and 0.0012.
@@ -321,7 +321,7 @@ fn recipes_build_their_networks() {
         let net = TimeProbe::default();
         let process = recipe.process.build().unwrap();
         let x = Tensor::zeros([4096, 1, 1], (Kind::Float, Device::Cpu));
-        let batch = Batch { x, class: None, augment: None, mel: None, draw_seed: 3 };
+        let batch = Batch { x, class: None, augment: None, mel: None, frames: None, draw_seed: 3, mode: genlib::net::Mode::Train };
         recipe.objective.build().unwrap().loss(&net, process.as_ref(), &batch).unwrap();
         let t = net.0.take().unwrap();
         let off = (&t - t.round()).abs().max().double_value(&[]);

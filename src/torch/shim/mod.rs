@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 
 pub mod conv;
 pub mod module;
+pub mod step;
 
 #[repr(C)]
 struct CGenerator {

@@ -31,7 +31,7 @@ pub(super) fn systems(config: &S4Config, seed: u64) -> Result<Vec<System>> {
         other => vec![other],
     };
     let copies = config.copies() as usize;
-    if copies % names.len() != 0 {
+    if !copies.is_multiple_of(names.len()) {
         return Err(Error::model("the state-space layer is not defined").why(format!(
             "init = \"{}\" divides its copies among {}, and there are {copies} (n_ssm)",
             config.init,
@@ -207,7 +207,7 @@ mod tests {
         legs(8, 0.0).a.iter().zip(want).for_each(|(a, w)| assert!((a.1 + w).abs() < 1e-7));
         let s = legs(64, 0.0);
         let w: Vec<f64> = s.a.iter().map(|a| -a.1).collect();
-        for (got, want) in w.iter().zip([1303.273_842_98, 433.030_756_54, 258.152_210_22]) {
+        for (got, want) in w.iter().zip([1_303.273_842_98, 433.030_756_54, 258.152_210_22]) {
             assert!((got - want).abs() < 1e-6);
         }
         for (got, want) in w.iter().rev().zip([0.263_856_93, 0.905_859_41, 1.702_968_17]) {
