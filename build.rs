@@ -28,12 +28,14 @@ fn main() {
         .file("src/torch/shim/conv.cpp")
         .compile("gen_shim");
     // The kernels run on libtorch's own threads, which are those of OpenMP.
-    build
-        .opt_level(2)
-        .flag("-fopenmp")
-        .file("src/torch/shim/norm.cpp")
-        .file("src/torch/shim/rows.cpp")
-        .compile("gen_kernels");
+    let x86 = std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
+    build.opt_level(2).flag("-fopenmp").file("src/torch/shim/norm.cpp");
+    build.file("src/torch/shim/rows.cpp").file("src/torch/shim/step.cpp");
+    if x86 {
+        build.define("GEN_STEP_X86", None);
+    }
+    build.compile("gen_kernels");
+    step(x86);
     println!("cargo:rustc-link-arg=-lgomp");
     empty_libtorch();
 
@@ -47,6 +49,28 @@ fn main() {
     let commit = commit.ok().filter(|o| o.status.success()).and_then(|o| String::from_utf8(o.stdout).ok());
     println!("cargo:rustc-env=GEN_COMMIT={}", commit.as_deref().map_or("unknown", str::trim));
     println!("cargo:rerun-if-changed=.git/logs/HEAD");
+}
+
+/// The steps of recurrences, once for each instruction set: chosen when the program runs.
+fn step(x86: bool) {
+    let variants: &[(&str, &[&str])] = if x86 {
+        &[
+            ("gen_step_v4", &["-march=x86-64-v4", "-mprefer-vector-width=512"]),
+            ("gen_step_v3", &["-march=x86-64-v3"]),
+            ("gen_step_base", &[]),
+        ]
+    } else {
+        &[("gen_step_base", &[])]
+    };
+    for (name, flags) in variants {
+        let mut build = cc::Build::new();
+        build.cpp(true).std("c++17").opt_level(3).define("GEN_STEP", *name).flag("-w");
+        build.flag("-fopenmp-simd").flag("-ffp-contract=fast").flag("-fno-math-errno");
+        flags.iter().for_each(|flag| {
+            build.flag(*flag);
+        });
+        build.file("src/torch/shim/step_kernel.cpp").compile(name);
+    }
 }
 
 /// An empty library named `libtorch.so`, kept in the binary for compiled packages (src/torch/umbrella.rs).

@@ -1,10 +1,13 @@
 //! Plain f64 mathematics without tensors.
 
 mod beta;
+pub mod hippo;
 mod linear;
+pub mod mel;
 mod normal;
 mod phi;
 mod quadrature;
+pub mod resample;
 pub mod rng;
 
 pub use beta::{beta_cdf, beta_quantile};

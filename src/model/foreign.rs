@@ -7,7 +7,7 @@ use super::load::{Loaded, says_itself};
 use super::open::OpenOptions;
 use super::raw::RawSpec;
 use super::source::Source;
-use super::{dit, edm, score_sde};
+use super::{diffwave, diffwave_lmnt, diffwave_sashimi, dit, edm, score_sde};
 use crate::error::{Error, Result};
 use crate::net::spec::NetSpec;
 use crate::objective::ObjectiveSpec;
@@ -23,6 +23,12 @@ pub enum Layout {
     ScoreSde,
     /// Checkpoints of DiT and SiT.
     Dit,
+    /// Checkpoints of DiffWave-Vocoder, and of diffwave-sashimi with the same network.
+    DiffWave,
+    /// Checkpoints of diffwave-sashimi with SaShiMi.
+    DiffWaveSashimi,
+    /// Checkpoints of lmnt-com/diffwave.
+    DiffWaveLmnt,
 }
 
 impl Layout {
@@ -33,6 +39,9 @@ impl Layout {
             Layout::Edm => "EDM pickle",
             Layout::ScoreSde => "score_sde checkpoint",
             Layout::Dit => "DiT or SiT checkpoint",
+            Layout::DiffWave => "DiffWave checkpoint",
+            Layout::DiffWaveSashimi => "DiffWave checkpoint with SaShiMi",
+            Layout::DiffWaveLmnt => "DiffWave checkpoint of lmnt-com",
         }
     }
 
@@ -45,6 +54,12 @@ impl Layout {
             Some(Layout::ScoreSde)
         } else if dit::place(source, None).is_some() {
             Some(Layout::Dit)
+        } else if diffwave::place(source).is_some() {
+            Some(Layout::DiffWave)
+        } else if diffwave_sashimi::place(source).is_some() {
+            Some(Layout::DiffWaveSashimi)
+        } else if diffwave_lmnt::place(source).is_some() {
+            Some(Layout::DiffWaveLmnt)
         } else {
             None
         }
@@ -72,8 +87,15 @@ pub fn read_as(layout: Layout, source: &Source, options: &OpenOptions) -> Result
     }
     let mut options = options.clone();
     options.raw = options.raw.or(RawSpec::in_folder_of(source.path())?);
-    options.raw.only_process(layout.name(), layout == Layout::ScoreSde)?;
-    if layout == Layout::ScoreSde { score_sde::read(source, &options) } else { dit::read(source, &options) }
+    options.raw.only_process(layout.name(), layout != Layout::Dit)?;
+    match layout {
+        Layout::Edm => edm::read(source, &options),
+        Layout::ScoreSde => score_sde::read(source, &options),
+        Layout::Dit => dit::read(source, &options),
+        Layout::DiffWave => diffwave::read(source, &options),
+        Layout::DiffWaveSashimi => diffwave_sashimi::read(source, &options),
+        Layout::DiffWaveLmnt => diffwave_lmnt::read(source, &options),
+    }
 }
 
 fn unknown(source: &Source) -> Error {
@@ -82,7 +104,7 @@ fn unknown(source: &Source) -> Error {
         .at(source.path().display())
         .why(format!("it holds {} tensors, the first is {first}", source.names().len()))
         .hint(
-            "gen knows the layouts of EDM, score_sde, DiT and SiT; `gen convert FILE x.safetensors --to \
+            "gen knows the layouts of EDM, score_sde, DiT, SiT and DiffWave; `gen convert FILE x.safetensors --to \
              safetensors` takes the tensors of any other",
         )
 }
@@ -104,6 +126,7 @@ pub(super) fn card(
         shape,
         classes,
         range: Range::default(),
+        rate: None,
         sample: SampleSpec::default(),
         trained: Trained {
             ema: average.map(str::to_owned),

@@ -8,13 +8,17 @@ use crate::error::Result;
 
 pub mod adm;
 pub mod causal;
+pub mod diffwave;
 pub mod digit_cnn;
 pub mod dit;
 pub mod external;
 pub mod layers;
 pub mod lm;
+pub mod mel_cnn;
 pub mod mlp;
 mod path;
+pub mod resnext;
+pub mod sashimi;
 mod song_block;
 mod song_config;
 pub mod song_unet;
@@ -30,6 +34,7 @@ mod unet2d_up;
 pub mod vit;
 pub mod vit_config;
 pub mod vit_weights;
+pub mod wavenet;
 
 /// Whether dropout and the like are on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +52,8 @@ pub struct Cond {
     pub class: Option<Tensor>,
     /// Augmentation parameters of each sample, `[B, K]` f32 (EDM's non-leaking augmentation).
     pub augment: Option<Tensor>,
+    /// Mel spectrogram of each sample, `[B, bands, frames]` (vocoders).
+    pub mel: Option<Tensor>,
 }
 
 /// A network `F(x, t, cond)`.

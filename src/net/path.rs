@@ -8,6 +8,7 @@ use super::layers::init::Init;
 use super::store::{Entry, Fill, Role, Store};
 use crate::error::Result;
 use crate::math::rng::named_seed;
+use crate::optim::Group;
 
 /// A place in a store: names are joined with dots.
 #[derive(Debug, Clone)]
@@ -42,9 +43,36 @@ impl<'a> Path<'a> {
     /// # Errors
     /// Where the name is taken, or libtorch fails.
     pub fn param(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
+        self.param_in(name, shape, init, Group::default())
+    }
+
+    /// The same with a learning rate or weight decay of its own.
+    ///
+    /// # Errors
+    /// Where the name is taken, or libtorch fails.
+    pub fn param_in(&self, name: &str, shape: &[i64], init: Init, group: Group) -> Result<Tensor> {
         let name = self.full(name);
         let tensor = self.first_values(&name, shape, init)?.f_set_requires_grad(true)?;
-        self.store.insert(Entry { name, tensor, role: Role::Param })
+        self.store.insert(Entry { name, tensor, role: Role::Param, group })
+    }
+
+    /// A trained tensor `name` of `shape` with these first values.
+    ///
+    /// # Errors
+    /// Where the name is taken, `values` do not fill `shape`, or libtorch fails.
+    pub fn param_of(&self, name: &str, shape: &[i64], values: &[f64], group: Group) -> Result<Tensor> {
+        let name = self.full(name);
+        let tensor = self.given(shape, values)?.f_set_requires_grad(true)?;
+        self.store.insert(Entry { name, tensor, role: Role::Param, group })
+    }
+
+    /// The seed of what is drawn for `name`; 0 in a store that is filled later.
+    #[must_use]
+    pub fn seed(&self, name: &str) -> u64 {
+        match self.store.fill {
+            Fill::Seeded(seed) => named_seed(seed, &self.full(name)),
+            Fill::Empty => 0,
+        }
     }
 
     /// An untrained tensor `name` that is part of the model.
@@ -54,7 +82,7 @@ impl<'a> Path<'a> {
     pub fn buffer(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
         let name = self.full(name);
         let tensor = self.first_values(&name, shape, init)?;
-        self.store.insert(Entry { name, tensor, role: Role::Buffer })
+        self.store.insert(Entry { name, tensor, role: Role::Buffer, group: Group::default() })
     }
 
     /// A tensor `name` that follows from the network's options.
@@ -63,9 +91,13 @@ impl<'a> Path<'a> {
     /// Where the name is taken, `values` do not fill `shape`, or libtorch fails.
     pub fn constant(&self, name: &str, shape: &[i64], values: &[f64]) -> Result<Tensor> {
         let name = self.full(name);
+        let tensor = self.given(shape, values)?;
+        self.store.insert(Entry { name, tensor, role: Role::Constant, group: Group::default() })
+    }
+
+    fn given(&self, shape: &[i64], values: &[f64]) -> Result<Tensor> {
         let tensor = Tensor::f_from_slice(values)?.f_reshape(shape)?;
-        let tensor = tensor.f_to_kind(self.store.kind())?.f_to_device(self.store.device())?;
-        self.store.insert(Entry { name, tensor, role: Role::Constant })
+        Ok(tensor.f_to_kind(self.store.kind())?.f_to_device(self.store.device())?)
     }
 
     fn first_values(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {

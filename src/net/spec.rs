@@ -4,14 +4,18 @@ use serde::{Deserialize, Serialize};
 
 use super::Network;
 use super::adm::{Adm, AdmConfig};
+use super::diffwave::{DiffWave, DiffWaveConfig, DiffWaveSashimi, DiffWaveSashimiConfig};
 use super::digit_cnn::{DigitCnn, DigitCnnConfig};
 use super::dit::{Dit, DitConfig};
 use super::external::{External, ExternalConfig};
 use super::lm::{Lm, LmConfig};
+use super::mel_cnn::{MelCnn, MelCnnConfig};
 use super::mlp::{Mlp, MlpConfig};
+use super::sashimi::{Sashimi, SashimiConfig};
 use super::song_unet::{Decoder, Embedding, Encoder, SongUNet, SongUNetConfig};
 use super::unet2d::UNet2D;
 use super::unet2d_config::UNet2DConfig;
+use super::wavenet::{Wavenet, WavenetConfig};
 use crate::error::Result;
 use crate::net::store::Path;
 
@@ -37,8 +41,20 @@ pub enum NetSpec {
     Dit(DitConfig),
     /// A transformer over tokens that looks back only; defaults of GPT-2.
     Lm(LmConfig),
+    /// DiffWave: dilated convolutions on waveforms.
+    #[serde(rename = "diffwave")]
+    DiffWave(DiffWaveConfig),
+    /// DiffWave with SaShiMi: a U-Net of state-space layers on waveforms.
+    #[serde(rename = "diffwave-sashimi")]
+    DiffWaveSashimi(DiffWaveSashimiConfig),
     /// Classifier of tiny images.
     DigitCnn(DigitCnnConfig),
+    /// Classifier of short sounds.
+    MelCnn(MelCnnConfig),
+    /// SaShiMi: autoregressive, over quantised waveforms.
+    Sashimi(SashimiConfig),
+    /// The autoregressive WaveNet, over quantised waveforms.
+    Wavenet(WavenetConfig),
     /// A TorchScript module or AOTInductor package.
     External(ExternalConfig),
 }
@@ -58,8 +74,15 @@ impl NetSpec {
                 // Sequences of tokens are `[1, T]`.
                 Box::new(Lm::new(path, config, sample_shape.last().copied().unwrap_or(config.context))?)
             }
+            NetSpec::DiffWave(config) => Box::new(DiffWave::new(path, config, sample_shape, classes)?),
+            NetSpec::DiffWaveSashimi(config) => {
+                Box::new(DiffWaveSashimi::new(path, config, sample_shape, classes)?)
+            }
             NetSpec::DigitCnn(config) => Box::new(DigitCnn::new(path, config, sample_shape, classes)?),
+            NetSpec::MelCnn(config) => Box::new(MelCnn::new(path, config, sample_shape, classes)?),
             NetSpec::External(config) => Box::new(External::new(path, config, sample_shape, classes)?),
+            NetSpec::Sashimi(config) => Box::new(Sashimi::new(path, config, sample_shape, classes)?),
+            NetSpec::Wavenet(config) => Box::new(Wavenet::new(path, config, sample_shape, classes)?),
             NetSpec::SongUNet(_) | NetSpec::Ddpmpp(_) | NetSpec::Ncsnpp(_) => {
                 // unwrap: these three variants have a resolved configuration by `song`.
                 let config = self.song().unwrap_or_default();

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
+use crate::optim::Group;
 use crate::torch::shim;
 
 pub use super::path::Path;
@@ -31,6 +32,7 @@ pub(super) struct Entry {
     pub name: String,
     pub tensor: Tensor,
     pub role: Role,
+    pub group: Group,
 }
 
 /// What first values come from.
@@ -114,6 +116,13 @@ impl Store {
     #[must_use]
     pub fn trained(&self) -> Vec<bool> {
         self.entries.borrow().iter().map(|e| e.role == Role::Param).collect()
+    }
+
+    /// What each of [`Store::trainable`] is trained with, where that is not what the rest is trained with.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Group> {
+        let entries = self.entries.borrow();
+        entries.iter().filter(|e| e.role == Role::Param).map(|e| e.group).collect()
     }
 
     fn select(&self, keep: impl Fn(Role) -> bool) -> Vec<(String, Tensor)> {
@@ -202,7 +211,8 @@ impl Store {
         for entry in self.entries.borrow().iter() {
             let mut tensor = entry.tensor.f_detach()?.f_empty_like()?;
             tensor.f_copy_(&entry.tensor)?;
-            let _ = out.insert(Entry { name: entry.name.clone(), tensor, role: entry.role })?;
+            let _ =
+                out.insert(Entry { name: entry.name.clone(), tensor, role: entry.role, group: entry.group })?;
         }
         Ok(out)
     }
@@ -242,8 +252,9 @@ impl Store {
     /// Where libtorch fails.
     pub fn cast_weights(&self, kind: Kind) -> Result<()> {
         let _guard = tch::no_grad_guard();
-        for (_, mut tensor) in self.trainable() {
-            if tensor.dim() >= 2 {
+        for ((_, mut tensor), group) in self.trainable().into_iter().zip(self.groups()) {
+            // What is trained apart (the systems of state-space layers) is no factor of a product.
+            if tensor.dim() >= 2 && group == Group::default() {
                 let data = tensor.f_detach()?.f_to_kind(kind)?;
                 tensor.f_set_data(&data)?;
             }

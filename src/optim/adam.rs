@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 
 use tch::{Kind, Tensor};
 
-use super::{Optimizer, load_named};
-use crate::error::Result;
+use super::group::members;
+use super::{Group, Optimizer, load_named};
+use crate::error::{Error, Result};
 use crate::torch::shim::{self, AdamStep, AdamTensors};
 
 /// Adam or AdamW with its state: moments in the layout of the parameters, and the number of steps done.
@@ -21,35 +22,46 @@ pub struct Adam {
     v: Vec<Tensor>,
     /// Steps done: one element, f32, on the parameters' device.
     steps: Tensor,
-    /// Everything but the learning rate.
+    /// The options; the learning rate is the one before the schedule.
     hyper: AdamStep,
+    /// Groups with the indices of their members.
+    groups: Vec<(Group, Vec<usize>)>,
 }
 
 impl Adam {
-    /// An optimiser of the named parameters; the learning rate of `hyper` is that of [`Optimizer::step`].
+    /// An optimiser of the named parameters; the learning rate of [`Optimizer::step`] counts.
     ///
     /// # Errors
     /// Where libtorch fails.
     pub fn new(params: Vec<(String, Tensor)>, hyper: AdamStep) -> Result<Self> {
+        let groups = vec![Group::default(); params.len()];
+        Self::grouped(params, &groups, hyper)
+    }
+
+    /// The same where parameters have groups, in the same order; their learning rates stand to that of `hyper` as
+    /// theirs of a step to that of [`Optimizer::step`].
+    ///
+    /// # Errors
+    /// Where there is not one group per parameter, or libtorch fails.
+    pub fn grouped(params: Vec<(String, Tensor)>, groups: &[Group], hyper: AdamStep) -> Result<Self> {
+        if params.len() != groups.len() {
+            return Err(Error::run(format!("{} groups for {} parameters", groups.len(), params.len())));
+        }
         let (names, params): (Vec<String>, Vec<Tensor>) = params.into_iter().unzip();
         let zeros =
             || -> Result<Vec<Tensor>> { params.iter().map(|p| Ok(p.f_detach()?.f_zeros_like()?)).collect() };
         let device = params.first().map_or(tch::Device::Cpu, Tensor::device);
         let (m, v, steps) = (zeros()?, zeros()?, Tensor::f_zeros([], (Kind::Float, device))?);
-        Ok(Adam { names, params, m, v, steps, hyper })
+        Ok(Adam { names, params, m, v, steps, hyper, groups: members(groups) })
     }
 }
 
-impl Optimizer for Adam {
-    fn step(&mut self, lr: f64, found_inf: Option<&Tensor>) -> Result<()> {
-        let _guard = tch::no_grad_guard();
-        // A step that is left out does not count.
-        let _ = match found_inf {
-            Some(found) => self.steps.f_add_(&found.f_reshape([])?.f_mul_scalar(-1.0)?.f_add_scalar(1.0)?)?,
-            None => self.steps.f_add_scalar_(1.0)?,
-        };
+impl Adam {
+    /// One step of the parameters in `list`.
+    fn step_of(&self, list: &[usize], hyper: &AdamStep, found_inf: Option<&Tensor>) -> Result<()> {
         let (mut params, mut grads, mut m, mut v) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (i, p) in self.params.iter().enumerate() {
+        for &i in list {
+            let p = &self.params[i];
             let grad = p.grad();
             if !grad.defined() {
                 continue;
@@ -61,9 +73,29 @@ impl Optimizer for Adam {
             m.push(self.m[i].shallow_clone());
             v.push(self.v[i].shallow_clone());
         }
+        if params.is_empty() && self.groups.len() > 1 {
+            return Ok(());
+        }
         let steps: Vec<Tensor> = params.iter().map(|_| self.steps.shallow_clone()).collect();
         let lists = AdamTensors { params: &params, grads: &grads, m: &m, v: &v, steps: &steps };
-        shim::fused_adam(&AdamStep { lr, ..self.hyper }, &lists, None, found_inf)
+        shim::fused_adam(hyper, &lists, None, found_inf)
+    }
+}
+
+impl Optimizer for Adam {
+    fn step(&mut self, lr: f64, found_inf: Option<&Tensor>) -> Result<()> {
+        let _guard = tch::no_grad_guard();
+        // A step that is left out does not count.
+        let _ = match found_inf {
+            Some(found) => self.steps.f_add_(&found.f_reshape([])?.f_mul_scalar(-1.0)?.f_add_scalar(1.0)?)?,
+            None => self.steps.f_add_scalar_(1.0)?,
+        };
+        for (group, list) in &self.groups {
+            let (lr, weight_decay) = group.rates(lr, self.hyper.lr, self.hyper.weight_decay);
+            let hyper = AdamStep { lr, weight_decay, ..self.hyper };
+            self.step_of(list, &hyper, found_inf)?;
+        }
+        Ok(())
     }
 
     fn state(&self) -> Vec<(String, Tensor)> {

@@ -12,11 +12,13 @@ use crate::torch::shim;
 pub mod adam;
 pub mod count;
 pub mod ema;
+mod group;
 pub mod scaler;
 pub mod sgd;
 pub mod spec;
 
 pub use count::{Count, Progress};
+pub use group::Group;
 pub use spec::OptimSpec;
 
 /// An optimiser of named parameters.

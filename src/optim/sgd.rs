@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use tch::Tensor;
 
-use super::{Optimizer, load_named};
-use crate::error::Result;
+use super::{Group, Optimizer, load_named};
+use crate::error::{Error, Result};
 
 /// The optimiser with its momentum buffers.
 #[derive(Debug)]
@@ -16,6 +16,10 @@ pub struct Sgd {
     buffers: Vec<Tensor>,
     momentum: f64,
     weight_decay: f64,
+    /// Learning rate before the schedule.
+    base: f64,
+    /// The group of each parameter.
+    groups: Vec<Group>,
 }
 
 impl Sgd {
@@ -24,10 +28,29 @@ impl Sgd {
     /// # Errors
     /// Where libtorch fails.
     pub fn new(params: Vec<(String, Tensor)>, momentum: f64, weight_decay: f64) -> Result<Self> {
+        let groups = vec![Group::default(); params.len()];
+        Self::grouped(params, &groups, momentum, weight_decay, 0.0)
+    }
+
+    /// The same where parameters have groups, in the same order; `base` is the learning rate before the schedule.
+    ///
+    /// # Errors
+    /// Where there is not one group per parameter, or libtorch fails.
+    pub fn grouped(
+        params: Vec<(String, Tensor)>,
+        groups: &[Group],
+        momentum: f64,
+        weight_decay: f64,
+        base: f64,
+    ) -> Result<Self> {
+        if params.len() != groups.len() {
+            return Err(Error::run(format!("{} groups for {} parameters", groups.len(), params.len())));
+        }
+        let groups = groups.to_vec();
         let (names, params): (Vec<String>, Vec<Tensor>) = params.into_iter().unzip();
         let zeros = |p: &Tensor| -> Result<Tensor> { Ok(p.f_detach()?.f_zeros_like()?) };
         let buffers = params.iter().map(zeros).collect::<Result<_>>()?;
-        Ok(Sgd { names, params, buffers, momentum, weight_decay })
+        Ok(Sgd { names, params, buffers, momentum, weight_decay, base, groups })
     }
 }
 
@@ -38,15 +61,16 @@ impl Optimizer for Sgd {
             Some(found) => Some(found.f_reshape([])?.f_to_kind(tch::Kind::Bool)?),
             None => None,
         };
-        for (p, b) in self.params.iter().zip(&mut self.buffers) {
+        for ((p, b), group) in self.params.iter().zip(&mut self.buffers).zip(&self.groups) {
+            let (lr, weight_decay) = group.rates(lr, self.base, self.weight_decay);
             let grad = p.grad();
             if !grad.defined() {
                 continue;
             }
             let p = p.f_detach()?;
             let mut next = b.f_mul_scalar(self.momentum)?.f_add(&grad)?;
-            if self.weight_decay > 0.0 {
-                next = next.f_add(&p.f_mul_scalar(self.weight_decay)?)?;
+            if weight_decay > 0.0 {
+                next = next.f_add(&p.f_mul_scalar(weight_decay)?)?;
             }
             let mut p = p;
             let mut moved = p.f_sub(&next.f_mul_scalar(lr)?)?;

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::Optimizer;
 use super::adam::Adam;
 use super::count::{Count, Progress};
 use super::sgd::Sgd;
+use super::{Group, Optimizer};
 use crate::error::{Error, Result};
 use crate::torch::shim::AdamStep;
 
@@ -90,6 +90,19 @@ impl OptimSpec {
     /// # Errors
     /// Where an option is out of its range, or libtorch fails.
     pub fn build(&self, params: Vec<(String, Tensor)>) -> Result<Box<dyn Optimizer>> {
+        let groups = vec![Group::default(); params.len()];
+        self.build_grouped(params, &groups)
+    }
+
+    /// The same where parameters have learning rates or weight decays of their own, in the same order.
+    ///
+    /// # Errors
+    /// As [`OptimSpec::build`]; also where there is not one group per parameter.
+    pub fn build_grouped(
+        &self,
+        params: Vec<(String, Tensor)>,
+        groups: &[Group],
+    ) -> Result<Box<dyn Optimizer>> {
         self.check()?;
         let hyper = AdamStep {
             decoupled: self.kind == OptimType::Adamw,
@@ -99,8 +112,10 @@ impl OptimSpec {
             eps: self.eps,
         };
         Ok(match self.kind {
-            OptimType::Adam | OptimType::Adamw => Box::new(Adam::new(params, hyper)?),
-            OptimType::Sgd => Box::new(Sgd::new(params, self.momentum, self.weight_decay)?),
+            OptimType::Adam | OptimType::Adamw => Box::new(Adam::grouped(params, groups, hyper)?),
+            OptimType::Sgd => {
+                Box::new(Sgd::grouped(params, groups, self.momentum, self.weight_decay, self.lr)?)
+            }
         })
     }
 

@@ -11,6 +11,8 @@ pub mod init;
 pub mod linear;
 pub mod norm;
 pub mod resample;
+pub mod ssm;
+pub mod weight_norm;
 
 /// SiLU of a value that nothing else needs: without gradients it overwrites its input.
 ///

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 pub mod conv;
 pub mod module;
 pub mod rows;
+pub mod step;
 
 #[repr(C)]
 struct CGenerator {
