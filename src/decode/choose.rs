@@ -62,12 +62,21 @@ impl Chooser {
     /// # Errors
     /// Where libtorch fails.
     pub fn choose(&self, logits: &Tensor, u: &Tensor) -> Result<Choice> {
-        let log_p = logits.f_log_softmax(-1, Kind::Float)?;
+        self.choose_adapted(logits, logits, u)
+    }
+
+    /// The same from `adapted` logits, such as those with penalties; likelihood and entropy are those of `own`.
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    pub fn choose_adapted(&self, own: &Tensor, adapted: &Tensor, u: &Tensor) -> Result<Choice> {
+        let logits = adapted;
+        let log_p = own.f_log_softmax(-1, Kind::Float)?;
         let p = log_p.f_exp()?;
         let entropy = p.f_special_entr()?.f_sum_dim_intlist(-1, false, Kind::Float)?;
         let tokens = if self.greedy {
             logits.f_argmax(-1, false)?
-        } else if self.chain.is_empty() {
+        } else if self.chain.is_empty() && std::ptr::eq(own, adapted) {
             invert(&p, &u.f_select(1, 0)?)?
         } else {
             invert(&self.filter(logits, u)?.f_softmax(-1, Kind::Double)?, &u.f_select(1, 0)?)?

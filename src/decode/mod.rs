@@ -6,6 +6,7 @@ pub mod mirostat;
 pub mod penalty;
 pub mod spec;
 pub mod stage;
+pub mod text;
 
 pub use choose::Chooser;
 pub use generate::{Generated, generate};
@@ -13,3 +14,4 @@ pub use mirostat::Mirostat;
 pub use penalty::Penalties;
 pub use spec::{Order, SamplerSpec};
 pub use stage::Stage;
+pub use text::{Continuation, Finish, TextSettings, continue_texts};

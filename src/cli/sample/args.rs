@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::sound::SoundArgs;
+use super::text_args::TextArgs;
 use crate::cli::raw::RawArgs;
 use crate::cli::values::{bound, finite};
 use crate::denoiser::ThresholdSpec;
@@ -39,6 +40,7 @@ pub enum Format {
     gen sample --model runs/cifar --seeds 0-49999 --shard 1/4 --out fid50k --resume\n  \
     gen sample --model runs/cifar --seeds 7 --out - > seven.png\n  \
     gen sample --model runs/speech --seconds 2 --temperature 0.9 --out spoken\n  \
+    gen sample --model gpt2 --prompt 'It was a dark night' --typical-p 0.2 --out -\n  \
     gen sample --model net.pt --process vp --prediction eps --time scaled:999 --shape 3,32,32 --out out\n\n\
     `gen help sample` lists all options: those here, and the finer ones of grids, solvers and output.\n\
     A sample depends on its seed alone: not on --batch, --shard, order or device (up to float\n\
@@ -51,9 +53,9 @@ pub struct SampleArgs {
     #[arg(short, long, aliases = ["outdir", "output_dir"], value_name = "PATH")]
     pub out: PathBuf,
 
-    /// Which samples, such as 0-63 or 1,2,5-10
-    #[arg(long, default_value = "0-63", value_name = "LIST", help_heading = "Which samples")]
-    pub seeds: Seeds,
+    /// Which samples, such as 0-63 (the default; 0 for text) or 1,2,5-10
+    #[arg(long, value_name = "LIST", help_heading = "Which samples")]
+    pub seeds: Option<Seeds>,
     /// Samples computed at once
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Which samples")]
     pub batch: u64,
@@ -91,6 +93,10 @@ pub struct SampleArgs {
     /// Sound, and models that draw one value after another
     #[command(flatten)]
     pub sound: SoundArgs,
+
+    /// Text
+    #[command(flatten)]
+    pub text: TextArgs,
 
     /// Form of the output
     #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Output")]

@@ -1,10 +1,12 @@
-//! `gen sample`: from a model to images or sound.
+//! `gen sample`: from a model to images, sound or text.
 
 mod args;
 mod drawer;
 mod output;
 mod ranking;
 mod sound;
+mod text;
+mod text_args;
 
 use std::path::Path;
 use std::time::Instant;
@@ -17,6 +19,7 @@ use args::{Latent, format_of_name};
 use drawer::Drawer;
 use output::{Output, check_shape, format_of};
 pub use sound::SoundArgs;
+pub use text_args::TextArgs;
 
 use super::Globals;
 use super::ui::Ui;
@@ -24,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::io::npz::Npz;
 use crate::io::safetensors;
 use crate::model::card::ModelCard;
+use crate::model::language;
 use crate::model::open::{BLOCK, OpenOptions, open};
 use crate::model::sampler::{Classes, Job, Sampler, Settings};
 use crate::model::tokens::TokenSampler;
@@ -33,10 +37,16 @@ use crate::objective::autoregressive::causal;
 use crate::torch::device::device_name;
 use crate::torch::interrupt;
 
+/// Samples drawn where no seeds are named.
+const DEFAULT_SEEDS: u64 = 64;
+
 /// Runs the command.
 pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     let device = globals.start()?;
     let dtype = globals.dtype.unwrap_or_default();
+    if language::is_one(&args.model) {
+        return text::run_folder(args, globals, ui, device);
+    }
     let options = OpenOptions {
         weights: args.weights.clone(),
         dtype,
@@ -48,8 +58,15 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     for note in &opened.notes {
         ui.say(format!("note: {note}"));
     }
+    if matches!(opened.card.objective, ObjectiveSpec::Autoregressive(_)) && opened.card.rate.is_none() {
+        return text::run_snapshot(args, ui, device, &opened);
+    }
+    if args.text.is_used() {
+        return Err(Error::usage("the model writes no text").at("--prompt").into());
+    }
     let (card, path, files) = (opened.card.clone(), opened.path.clone(), opened.files.clone());
     let classes = classes(args.class.as_deref(), card.classes)?;
+    let seeds = args.seeds.as_ref().map_or_else(|| (0..DEFAULT_SEEDS).collect(), |seeds| seeds.0.clone());
     let (model, net);
     let mut drawer = if let ObjectiveSpec::Autoregressive(objective) = &card.objective {
         net = opened.net;
@@ -65,18 +82,17 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     };
     let shape = shape(args, &card)?;
     check_shape(args, &shape, card.rate)?;
-    let init =
-        args.init_noise.as_deref().map(|file| latents(file, args.seeds.0.len(), &shape)).transpose()?;
-    if args.sound.reject.is_some() && args.seeds.0.len() < ranking::FEWEST {
+    let init = args.init_noise.as_deref().map(|file| latents(file, seeds.len(), &shape)).transpose()?;
+    if args.sound.reject.is_some() && seeds.len() < ranking::FEWEST {
         return Err(Error::usage(format!("--reject needs at least {} samples", ranking::FEWEST))
             .at("--reject")
-            .why(format!("{} are asked for", args.seeds.0.len()))
+            .why(format!("{} are asked for", seeds.len()))
             .into());
     }
     let described = drawer.describe(args, &card, (&path, &files), (globals, device))?;
     let (mut output, done) = Output::open(args, card.rate, &described)?;
 
-    let jobs = jobs(args, &done);
+    let jobs = jobs(args, &seeds, &done);
     let evaluations = drawer.nfe().map_or_else(
         || "as many evaluations as it needs".to_owned(),
         |n| count(usize::try_from(n).unwrap_or(usize::MAX), "evaluation"),
@@ -235,10 +251,9 @@ fn latents(path: &Path, samples: usize, shape: &[i64]) -> Result<Tensor> {
 }
 
 /// The samples still to draw, in the order of the seeds.
-fn jobs(args: &SampleArgs, done: &std::collections::BTreeSet<u64>) -> Vec<Job> {
+fn jobs(args: &SampleArgs, seeds: &[u64], done: &std::collections::BTreeSet<u64>) -> Vec<Job> {
     let shard = args.shard.unwrap_or(crate::model::seeds::Shard { index: 0, count: 1 });
-    args.seeds
-        .0
+    seeds
         .iter()
         .enumerate()
         .map(|(index, &seed)| Job { index, seed })
