@@ -74,7 +74,7 @@ fn agrees(opened: Opened, facts: &Value) {
     let scale = Tensor::from_slice(&scale).reshape([-1, 1, 1, 1]);
     let x = (x * scale).to_kind(Kind::Float);
     let class: Option<Vec<i64>> = serde_json::from_value(facts["classes"].clone()).unwrap();
-    let cond = Cond { class: class.map(|c| Tensor::from_slice(&c)), augment: None };
+    let cond = Cond { class: class.map(|c| Tensor::from_slice(&c)), ..Cond::default() };
     let model = opened.denoiser().unwrap();
     let points: Vec<Point> = times.iter().map(|&t| Point::new(model.process(), t)).collect();
     // An error of the network's output is one of the clean image times sigma/alpha.
@@ -440,7 +440,7 @@ fn the_adm_network_agrees_with_pytorch() {
     assert_eq!(ours, shapes);
     let weights = shapes.iter().filter(|(name, _)| !name.ends_with("resample_filter"));
     store.load(&weights.map(|(n, s)| (n.clone(), fill(n, s))).collect(), "fixture").unwrap();
-    let cond = Cond { class: Some(Tensor::from_slice(&[1i64, -1])), augment: None };
+    let cond = Cond { class: Some(Tensor::from_slice(&[1i64, -1])), ..Cond::default() };
     let x = stream("x", &[2, 3, 8, 8], |u| 2.0 * u - 1.0);
     let t = Tensor::from_slice(&floats(&file["t"]));
     let y = net.forward(&x, &t, &cond, Mode::Eval).unwrap().contiguous().flatten(0, -1);
@@ -463,7 +463,7 @@ fn every_parameter_of_the_new_networks_has_a_gradient() {
         let named = store.named().into_iter().filter(|(name, _)| !fixed(name));
         store.load(&named.map(|(n, t)| (n.clone(), fill(&n, &t.size()))).collect(), "x").unwrap();
         let augment = (spec.augment_dim() > 0).then(|| stream("a", &[2, 9], |u| u).to_kind(Kind::Float));
-        let cond = Cond { class: Some(Tensor::from_slice(&[2i64, -1])), augment };
+        let cond = Cond { class: Some(Tensor::from_slice(&[2i64, -1])), augment, ..Cond::default() };
         let x = stream("x", &[2, 4, 8, 8], |u| 2.0 * u - 1.0).to_kind(Kind::Float);
         let y = net.forward(&x, &Tensor::from_slice(&[0.1f32, 0.7]), &cond, Mode::Train).unwrap();
         assert_eq!(y.size(), x.size());

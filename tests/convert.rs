@@ -43,7 +43,7 @@ fn output(model: &Opened) -> Tensor {
     let n = shape.iter().product::<i64>();
     let x = (Tensor::arange(n, (Kind::Float, Device::Cpu)) * 0.7).sin().reshape(shape);
     let class = (model.card.classes > 0).then(|| Tensor::from_slice(&[0i64, -1]));
-    let cond = Cond { class, augment: None };
+    let cond = Cond { class, ..Cond::default() };
     model.net.forward(&x, &Tensor::from_slice(&[0.3f32, 0.9]), &cond, Mode::Eval).unwrap()
 }
 
@@ -157,6 +157,7 @@ fn unet(path: &Path, process: ProcessName, objective: &str) {
         shape,
         classes: 0,
         range: Range::default(),
+        rate: None,
         sample: SampleSpec::default(),
         trained: Trained::default(),
     };

@@ -69,6 +69,7 @@ fn compare(net: &dyn Network, file: &Value, tolerance: f64) {
     let cond = Cond {
         class: class.map(|c| Tensor::from_slice(&c)),
         augment: augmented.then(|| stream("augment", &[shape[0], 9], |u| 2.0 * u - 1.0)),
+        ..Cond::default()
     };
     for x in [x.shallow_clone(), channels_last(&x).unwrap()] {
         let y = net.forward(&x, &t, &cond, Mode::Eval).unwrap();
@@ -202,7 +203,11 @@ fn every_parameter_has_a_gradient_in_f32_and_under_autocast() {
         let store = Store::new(Device::Cpu, Kind::Float, 4);
         let net = small("ncsnpp", &store, 3);
         store.channels_last().unwrap();
-        let cond = Cond { class: Some(Tensor::from_slice(&[2i64, -1])), augment: Some(normal(&[2, 9], 8)) };
+        let cond = Cond {
+            class: Some(Tensor::from_slice(&[2i64, -1])),
+            augment: Some(normal(&[2, 9], 8)),
+            ..Cond::default()
+        };
         let guard = bf16.then(|| Autocast::to(Kind::BFloat16, false).unwrap());
         let (x, t) =
             (channels_last(&normal(&[2, 3, 16, 16], 5)).unwrap(), Tensor::from_slice(&[0.1f32, -0.4]));
@@ -231,7 +236,7 @@ fn a_fresh_network_is_nearly_silent() {
 fn classes_must_fit_the_network() {
     let store = Store::new(Device::Cpu, Kind::Float, 1);
     let net = small("ddpmpp", &store, 0);
-    let cond = Cond { class: Some(Tensor::from_slice(&[1i64])), augment: None };
+    let cond = Cond { class: Some(Tensor::from_slice(&[1i64])), ..Cond::default() };
     let error = net.forward(&normal(&[1, 3, 16, 16], 1), &normal(&[1], 2), &cond, Mode::Eval).unwrap_err();
     assert_eq!(error.kind().exit_code(), 2);
     let spec: NetSpec = toml::from_str("type = \"ddpmpp\"").unwrap();
@@ -247,7 +252,7 @@ fn small_networks_run_and_depend_on_every_input() {
     let net = mlp.build(&(store.root() / "mlp"), &[1, 8, 8], 10).unwrap();
     let x = normal(&[3, 1, 8, 8], 1);
     let run = |x: &Tensor, t: f32, class: i64| {
-        let cond = Cond { class: Some(Tensor::from_slice(&[class; 3])), augment: None };
+        let cond = Cond { class: Some(Tensor::from_slice(&[class; 3])), ..Cond::default() };
         net.forward(x, &Tensor::from_slice(&[t; 3]), &cond, Mode::Eval).unwrap()
     };
     let base = run(&x, 0.2, 4);

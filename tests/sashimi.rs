@@ -181,7 +181,7 @@ fn steps_are_the_forward_pass_for_every_sort_of_layer() {
 fn classes_reach_every_position_of_both_modes() {
     let (_store, net) = build(&small(Wiring::Standard, 1), Kind::Double, 4);
     let x = tokens(1, 3, 32);
-    let cond = Cond { class: Some(Tensor::from_slice(&[2i64, -1, 0])), augment: None };
+    let cond = Cond { class: Some(Tensor::from_slice(&[2i64, -1, 0])), ..Cond::default() };
     let _guard = tch::no_grad_guard();
     let want = net.logits(&x, &cond, Mode::Eval).unwrap();
     let none = forward(&net, &x);
@@ -192,7 +192,7 @@ fn classes_reach_every_position_of_both_modes() {
         let got = stepped(steps.as_mut(), &x.narrow(1, 16, 16));
         assert!(gap(&got, &want.narrow(1, 16, 16)) < 1e-8, "{name}");
     }
-    let unknown = Cond { class: Some(Tensor::from_slice(&[9i64, 9, 9])), augment: None };
+    let unknown = Cond { class: Some(Tensor::from_slice(&[9i64, 9, 9])), ..Cond::default() };
     assert!(net.begin(3, &unknown).is_err());
 }
 

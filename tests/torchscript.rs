@@ -36,6 +36,7 @@ fn opened(model: &str, shape: &[i64], classes: i64) -> Opened {
         shape: shape.to_vec(),
         classes,
         range: Default::default(),
+        rate: None,
         sample: toml::from_str("").unwrap(),
         trained: Trained::default(),
     };
@@ -89,7 +90,7 @@ fn a_written_module_is_the_network_with_its_parameters() {
         let x = normal(9, &[3, shape[0], shape[1], shape[2]]);
         let at = At::all(Point::new(a.process(), 0.7));
         let class = (classes > 0).then(|| Tensor::from_slice(&[0i64, 2, 1]));
-        let cond = Cond { class, augment: None };
+        let cond = Cond { class, ..Cond::default() };
         let (a, b) = (a.predict(&x, &at, &cond).unwrap(), b.predict(&x, &at, &cond).unwrap());
         assert!(gap(&a, &b) < 1e-5, "{i}: {}", gap(&a, &b));
     }
@@ -129,7 +130,7 @@ fn modules_of_pytorch_run() {
     let model = open(&fixture("class.pt"), &raw(Some(5)), Device::Cpu).unwrap().denoiser().unwrap();
     let class = Tensor::from_slice(&[1i64, 3]);
     let want = want + class.reshape([2, 1, 1, 1]) * 2.0;
-    let got = model.predict(&x, &at, &Cond { class: Some(class), augment: None }).unwrap();
+    let got = model.predict(&x, &at, &Cond { class: Some(class), ..Cond::default() }).unwrap();
     assert!(gap(&want, &got) < 1e-6);
 }
 

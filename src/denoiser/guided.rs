@@ -47,9 +47,11 @@ impl Denoiser for Guided<'_> {
             return Err(Error::usage("guidance needs a class").at("--guidance").hint("give --class"));
         };
         let none = class.f_full_like(NO_CLASS)?;
+        let twice = |a: &Option<Tensor>| a.as_ref().map(|a| Tensor::f_cat(&[a, a], 0)).transpose();
         let both = Cond {
             class: Some(Tensor::f_cat(&[&none, class], 0)?),
-            augment: cond.augment.as_ref().map(|a| Tensor::f_cat(&[a, a], 0)).transpose()?,
+            augment: twice(&cond.augment)?,
+            mel: twice(&cond.mel)?,
         };
         let at = match at.points() {
             [one] => At::all(*one),
@@ -91,7 +93,7 @@ mod tests {
         let model = Classy(Edm::default());
         let counted = Counted::new(&model);
         let x = Tensor::zeros([2, 1], (Kind::Double, tch::Device::Cpu));
-        let cond = Cond { class: Some(Tensor::from_slice(&[3i64, 5])), augment: None };
+        let cond = Cond { class: Some(Tensor::from_slice(&[3i64, 5])), ..Cond::default() };
         let at = At::each(vec![Point::new(&Edm::default(), 0.5), Point::new(&Edm::default(), 2.0)]);
         let out = Guided::new(&counted, 2.0).predict(&x, &at, &cond).unwrap();
         // -1 + 2 (class + 1), plus the level of the sample.

@@ -116,7 +116,11 @@ impl NetDenoiser {
                 Ok(t.f_index_select(0, &index.f_clamp_max(batch - 1)?)?)
             };
             let optional = |t: &Option<Tensor>| t.as_ref().map(part).transpose();
-            let cond = Cond { class: optional(&cond.class)?, augment: optional(&cond.augment)? };
+            let cond = Cond {
+                class: optional(&cond.class)?,
+                augment: optional(&cond.augment)?,
+                mel: optional(&cond.mel)?,
+            };
             outs.push(run(&part(x)?, &part(t)?, &cond)?.f_narrow(0, 0, n)?);
         }
         Ok(Tensor::f_cat(&outs, 0)?)
@@ -222,7 +226,7 @@ mod tests {
         let class = Tensor::arange(7, (Kind::Int64, Device::Cpu));
         let at = At::all(Point::new(d.process(), 0.4));
         let run = |from: i64, n: i64| {
-            let cond = Cond { class: Some(class.narrow(0, from, n)), augment: None };
+            let cond = Cond { class: Some(class.narrow(0, from, n)), ..Cond::default() };
             d.predict(&x.narrow(0, from, n), &at, &cond).unwrap()
         };
         let whole = run(0, 7);

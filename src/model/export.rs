@@ -37,7 +37,7 @@ pub fn torchscript(opened: &Opened, path: &Path) -> Result<Vec<PathBuf>> {
         .map(|((name, tensor), trained)| Slot { name, tensor, trained })
         .collect();
     let call = |inputs: &[Tensor]| -> Result<Tensor> {
-        let cond = Cond { class: inputs.get(2).map(Tensor::shallow_clone), augment: None };
+        let cond = Cond { class: inputs.get(2).map(Tensor::shallow_clone), ..Cond::default() };
         opened.net.forward(&inputs[0], &inputs[1], &cond, Mode::Eval)
     };
     let mut names = vec!["x", "t"];

@@ -19,3 +19,4 @@ pub mod scheduler;
 mod score_sde;
 pub mod seeds;
 pub mod source;
+pub mod tokens;

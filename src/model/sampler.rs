@@ -46,6 +46,8 @@ pub struct Drawn {
     pub classes: Option<Vec<i64>>,
     /// Network evaluations of each (guidance counts the pair as one).
     pub nfe: u64,
+    /// What else the manifest says of each; nothing, or one for each sample.
+    pub extra: Vec<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// One sample to draw.
@@ -132,7 +134,7 @@ impl<'a> Sampler<'a> {
             Classes::List(list) => Some(jobs.iter().map(|job| list[job.index % list.len()]).collect()),
         };
         let class = labels.as_ref().map(|l| Tensor::f_from_slice(l)?.f_to_device(self.device)).transpose()?;
-        let cond = Cond { class, augment: None };
+        let cond = Cond { class, ..Cond::default() };
         let x = latent
             .f_to_device(self.device)?
             .f_to_kind(self.settings.latent)?
@@ -150,7 +152,7 @@ impl<'a> Sampler<'a> {
             x = x.f_mul_scalar(2.0)?.f_sub_scalar(1.0)?;
         }
         self.check_finite(&x, jobs)?;
-        Ok(Drawn { x, classes: labels, nfe: solved.nfe })
+        Ok(Drawn { x, classes: labels, nfe: solved.nfe, extra: Vec::new() })
     }
 
     fn check_finite(&self, x: &Tensor, jobs: &[Job]) -> Result<()> {

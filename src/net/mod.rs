@@ -12,8 +12,10 @@ pub mod digit_cnn;
 pub mod dit;
 pub mod external;
 pub mod layers;
+pub mod mel_cnn;
 pub mod mlp;
 mod path;
+pub mod resnext;
 pub mod sashimi;
 mod song_block;
 mod song_config;
@@ -48,6 +50,8 @@ pub struct Cond {
     pub class: Option<Tensor>,
     /// Augmentation parameters of each sample, `[B, K]` f32 (EDM's non-leaking augmentation).
     pub augment: Option<Tensor>,
+    /// Mel spectrogram of each sample, `[B, bands, frames]` (vocoders).
+    pub mel: Option<Tensor>,
 }
 
 /// A network `F(x, t, cond)`.

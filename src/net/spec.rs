@@ -7,6 +7,7 @@ use super::adm::{Adm, AdmConfig};
 use super::digit_cnn::{DigitCnn, DigitCnnConfig};
 use super::dit::{Dit, DitConfig};
 use super::external::{External, ExternalConfig};
+use super::mel_cnn::{MelCnn, MelCnnConfig};
 use super::mlp::{Mlp, MlpConfig};
 use super::sashimi::{Sashimi, SashimiConfig};
 use super::song_unet::{Decoder, Embedding, Encoder, SongUNet, SongUNetConfig};
@@ -42,6 +43,8 @@ pub enum NetSpec {
     Sashimi(SashimiConfig),
     /// The autoregressive WaveNet, over quantised waveforms.
     Wavenet(WavenetConfig),
+    /// Classifier of short sounds.
+    MelCnn(MelCnnConfig),
     /// A TorchScript module or AOTInductor package.
     External(ExternalConfig),
 }
@@ -58,6 +61,7 @@ impl NetSpec {
             NetSpec::Adm(config) => Box::new(Adm::new(path, config, sample_shape, classes)?),
             NetSpec::Dit(config) => Box::new(Dit::new(path, config, sample_shape, classes)?),
             NetSpec::DigitCnn(config) => Box::new(DigitCnn::new(path, config, sample_shape, classes)?),
+            NetSpec::MelCnn(config) => Box::new(MelCnn::new(path, config, sample_shape, classes)?),
             NetSpec::External(config) => Box::new(External::new(path, config, sample_shape, classes)?),
             NetSpec::Sashimi(config) => Box::new(Sashimi::new(path, config, sample_shape, classes)?),
             NetSpec::Wavenet(config) => Box::new(Wavenet::new(path, config, sample_shape, classes)?),

@@ -50,6 +50,27 @@ pub enum Reduce {
     HalfSum,
 }
 
+/// How far the output is from its target.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Distance {
+    /// Squared error.
+    #[default]
+    Mse,
+    /// Absolute error (Chen et al. 2021, "WaveGrad"; weights count as their square roots).
+    L1,
+}
+
+impl Distance {
+    /// Its name in logs.
+    fn name(self) -> &'static str {
+        match self {
+            Distance::Mse => "mse",
+            Distance::L1 => "l1",
+        }
+    }
+}
+
 /// A denoising objective.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Denoising {
@@ -65,6 +86,8 @@ pub struct Denoising {
     pub weighting: Weighting,
     /// Reduction over a sample.
     pub reduce: Reduce,
+    /// What is reduced.
+    pub distance: Distance,
     /// Probability of leaving the class out (Ho and Salimans 2022, "Classifier-free guidance").
     pub class_dropout: f64,
 }
@@ -120,7 +143,7 @@ impl Denoising {
         net: &dyn Network,
         points: &[Point],
         eps: &Tensor,
-        cond: &Cond,
+        (cond, mode): (&Cond, Mode),
         x0: &Tensor,
     ) -> Result<Losses> {
         let mixes: Vec<Mix> = points.iter().map(|p| self.mix(p)).collect();
@@ -131,20 +154,24 @@ impl Denoising {
         let combine =
             |a: i64, b: i64| -> Result<Tensor> { Ok(x0.f_mul(&row(a)?)?.f_addcmul(eps, &row(b)?)?) };
         let (input, target) = (combine(0, 1)?, combine(2, 3)?);
-        let out = net.forward(&input, &rows.f_get(4)?, cond, Mode::Train)?;
-        let error = out.f_to_kind(Kind::Float)?.f_sub(&target)?.f_square()?;
+        let out = net.forward(&input, &rows.f_get(4)?, cond, mode)?;
+        let error = out.f_to_kind(Kind::Float)?.f_sub(&target)?;
+        let (error, power) = match self.distance {
+            Distance::Mse => (error.f_square()?, 1.0),
+            Distance::L1 => (error.f_abs()?, 0.5),
+        };
         let mean = error.f_mean(Kind::Float)?;
         #[allow(clippy::cast_precision_loss)]
         let values = (x0.numel() / points.len().max(1)) as f64;
         let mut total = if mixes.iter().all(|m| m.weight == 1.0) {
             mean.shallow_clone()
         } else {
-            error.f_mul(&row(5)?)?.f_mean(Kind::Float)?
+            error.f_mul(&row(5)?.f_pow_tensor_scalar(power)?)?.f_mean(Kind::Float)?
         };
         if self.reduce == Reduce::HalfSum {
             total = total.f_mul_scalar(0.5 * values)?;
         }
-        Ok(Losses { total, parts: vec![("mse", mean.f_detach()?)] })
+        Ok(Losses { total, parts: vec![(self.distance.name(), mean.f_detach()?)] })
     }
 }
 
@@ -153,7 +180,7 @@ impl Objective for Denoising {
         let n = usize::try_from(batch.x.size().first().copied().unwrap_or(0)).unwrap_or(0);
         let points = self.points(process, n, &mut SplitMix64::new(named_seed(batch.draw_seed, "time")))?;
         let class = match &batch.class {
-            Some(class) if self.class_dropout > 0.0 => {
+            Some(class) if self.class_dropout > 0.0 && batch.mode == Mode::Train => {
                 let mut rng = SplitMix64::new(named_seed(batch.draw_seed, "class"));
                 let drop: Vec<bool> = (0..n).map(|_| rng.uniform() < self.class_dropout).collect();
                 let drop = Tensor::f_from_slice(&drop)?.f_to_device(class.device())?;
@@ -161,9 +188,13 @@ impl Objective for Denoising {
             }
             class => class.as_ref().map(Tensor::shallow_clone),
         };
-        let cond = Cond { class, augment: batch.augment.as_ref().map(Tensor::shallow_clone) };
+        let cond = Cond {
+            class,
+            augment: batch.augment.as_ref().map(Tensor::shallow_clone),
+            mel: batch.mel.as_ref().map(Tensor::shallow_clone),
+        };
         let eps = batch.x.f_randn_like()?;
-        self.loss_at(net, &points, &eps, &cond, &batch.x)
+        self.loss_at(net, &points, &eps, (&cond, batch.mode), &batch.x)
     }
 }
 
@@ -240,6 +271,7 @@ mod tests {
             t_max: None,
             weighting: Weighting::Uniform,
             reduce: Reduce::Mean,
+            distance: Distance::Mse,
             class_dropout: 0.0,
         }
     }
@@ -249,7 +281,7 @@ mod tests {
     }
 
     fn batch(x: Tensor, class: Option<Tensor>) -> Batch {
-        Batch { x, class, augment: None, draw_seed: 11 }
+        Batch { x, class, augment: None, mel: None, frames: None, mode: Mode::Train, draw_seed: 11 }
     }
 
     #[test]
@@ -271,7 +303,7 @@ mod tests {
         let points = levels(-1.2, 1.2, 5, &mut SplitMix64::new(4));
         let sd = 0.5f64;
         let got = objective(Precond::Edm { sigma_data: sd })
-            .loss_at(&net, &points, &eps, &Cond::default(), &x0)
+            .loss_at(&net, &points, &eps, (&Cond::default(), Mode::Train), &x0)
             .unwrap();
         let mut want = 0.0;
         for (i, p) in points.iter().enumerate() {
@@ -307,7 +339,8 @@ mod tests {
             let net = Probe { answer: Some(answer), ..Probe::default() };
             for weighting in [Weighting::Uniform, Weighting::Likelihood, Weighting::MinSnr { gamma: 5.0 }] {
                 let objective = Denoising { weighting, ..objective(plain(prediction)) };
-                let got = objective.loss_at(&net, &points, &eps, &Cond::default(), &x0).unwrap();
+                let got =
+                    objective.loss_at(&net, &points, &eps, (&Cond::default(), Mode::Train), &x0).unwrap();
                 assert!(got.total.double_value(&[]) < 1e-9, "{prediction:?} {weighting:?}");
             }
             let (x, t, _) = net.seen.take().unwrap();
@@ -343,7 +376,7 @@ mod tests {
                 (Weighting::MinSnr { gamma: 1.5 }, snr.min(1.5) / snr * mean),
             ] {
                 let objective = Denoising { weighting, ..objective(plain(prediction)) };
-                let got = objective.loss_at(&net, &[p], &eps, &Cond::default(), &x0).unwrap();
+                let got = objective.loss_at(&net, &[p], &eps, (&Cond::default(), Mode::Train), &x0).unwrap();
                 let got = got.total.double_value(&[]);
                 assert!((got / want - 1.0).abs() < 1e-4, "{prediction:?} {weighting:?} {got} {want}");
             }
@@ -356,10 +389,38 @@ mod tests {
         let points = vec![Point::new(&TrigFlow, 0.5); 2];
         let total = |reduce| {
             let objective = Denoising { reduce, ..objective(plain(Prediction::Eps)) };
-            let losses = objective.loss_at(&Probe::default(), &points, &eps, &Cond::default(), &x0).unwrap();
+            let losses = objective
+                .loss_at(&Probe::default(), &points, &eps, (&Cond::default(), Mode::Train), &x0)
+                .unwrap();
             losses.total.double_value(&[])
         };
         assert!((total(Reduce::HalfSum) / total(Reduce::Mean) - 24.0).abs() < 1e-4);
+    }
+
+    #[test]
+    fn absolute_errors_are_weighted_by_roots() {
+        let (x0, eps) = (noise(&[2, 3, 4, 4], 1), noise(&[2, 3, 4, 4], 2));
+        let points: Vec<Point> = [0.3, 0.6].map(|t| Point::new(&TrigFlow, t)).to_vec();
+        let run = |weighting| {
+            let objective =
+                Denoising { weighting, distance: Distance::L1, ..objective(plain(Prediction::Eps)) };
+            objective.loss_at(&Probe::default(), &points, &eps, (&Cond::default(), Mode::Train), &x0).unwrap()
+        };
+        let losses = run(Weighting::Uniform);
+        let want = eps.abs().mean(Kind::Float).double_value(&[]);
+        assert!((losses.total.double_value(&[]) - want).abs() < 1e-6);
+        assert_eq!(losses.parts[0].0, "l1");
+        let snr = |p: &Point| (p.alpha / p.sigma).powi(2);
+        let want: f64 = points
+            .iter()
+            .enumerate()
+            .map(|(i, p)| {
+                let weight = snr(p).min(0.7) / snr(p);
+                weight.sqrt() * eps.get(i as i64).abs().mean(Kind::Float).double_value(&[]) / 2.0
+            })
+            .sum();
+        let got = run(Weighting::MinSnr { gamma: 0.7 }).total.double_value(&[]);
+        assert!((got / want - 1.0).abs() < 1e-5, "{got} {want}");
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::Objective;
+use super::autoregressive::Autoregressive;
 use super::classifier::Classifier;
-use super::denoising::{Denoising, Reduce, Weighting};
+use super::denoising::{Denoising, Distance, Reduce, Weighting};
 use super::schedule::{TimeSampling, p_mean, p_std};
 use crate::denoiser::Prediction;
 use crate::denoiser::precond::{Precond, TimeInput};
@@ -31,6 +32,8 @@ pub enum ObjectiveSpec {
     Denoising(Scaled),
     /// Cross-entropy of a classifier.
     Classifier(Classifier),
+    /// Maximum likelihood of sequences of tokens, each from those before it.
+    Autoregressive(Autoregressive),
 }
 
 /// Options of a network that sees `x_t` itself; absent ones have the defaults of the objective.
@@ -55,6 +58,9 @@ pub struct Plain {
     /// Reduction over a sample: mean.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reduce: Option<Reduce>,
+    /// What is reduced: squared errors (`mse`), or absolute ones (`l1`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Distance>,
     /// Probability of leaving the class out.
     pub class_dropout: f64,
     /// Score: the network's output is the score itself (it divides by sigma inside).
@@ -125,6 +131,7 @@ impl ObjectiveSpec {
                 Box::new(denoising)
             }
             (ObjectiveSpec::Classifier(classifier), _) => Box::new(*classifier),
+            (ObjectiveSpec::Autoregressive(autoregressive), _) => Box::new(autoregressive.clone()),
             (_, None) => return Err(Error::usage("the objective trains no denoiser")),
         })
     }
@@ -145,7 +152,7 @@ impl ObjectiveSpec {
             ObjectiveSpec::Flow(plain) => (Prediction::Velocity, plain),
             ObjectiveSpec::Edm(edm) => return Some(edm.denoising()),
             ObjectiveSpec::Denoising(scaled) => return Some(scaled.denoising()),
-            ObjectiveSpec::Classifier(_) => return None,
+            ObjectiveSpec::Classifier(_) | ObjectiveSpec::Autoregressive(_) => return None,
         };
         let flow = prediction == Prediction::Velocity;
         let scale = if flow { 1000.0 } else { 999.0 };
@@ -157,6 +164,7 @@ impl ObjectiveSpec {
             t_max: plain.t_max,
             weighting: plain.weighting.unwrap_or(Weighting::Uniform),
             reduce: plain.reduce.unwrap_or(Reduce::Mean),
+            distance: plain.loss.unwrap_or_default(),
             class_dropout: plain.class_dropout,
         })
     }
@@ -171,6 +179,7 @@ impl Edm {
             t_max: None,
             weighting: Weighting::Uniform,
             reduce: Reduce::Mean,
+            distance: Distance::Mse,
             class_dropout: self.class_dropout,
         }
     }
@@ -191,6 +200,7 @@ impl Scaled {
             t_max: None,
             weighting: Weighting::Uniform,
             reduce: Reduce::Mean,
+            distance: Distance::Mse,
             class_dropout: self.class_dropout,
         }
     }
@@ -202,6 +212,10 @@ fn check(d: &Denoising) -> Result<()> {
     };
     if !(0.0..=1.0).contains(&d.class_dropout) {
         return wrong("class_dropout", d.class_dropout, "in [0, 1]");
+    }
+    if d.distance == Distance::L1 && (d.reduce == Reduce::HalfSum || d.weighting == Weighting::Likelihood) {
+        return Err(Error::usage("objective.loss = \"l1\"")
+            .why("half sums and likelihood weights are defined for squared errors"));
     }
     if let Precond::Edm { sigma_data } = d.precond
         && !(sigma_data > 0.0 && sigma_data.is_finite())
@@ -255,5 +269,12 @@ mod tests {
         let spec: ObjectiveSpec = toml::from_str("type = \"eps\"\nclass_dropout = 2").unwrap();
         let error = spec.build().unwrap_err();
         assert_eq!(error.to_string(), "objective.class_dropout = 2: it must be in [0, 1]");
+        let spec = |rest: &str| {
+            toml::from_str::<ObjectiveSpec>(&format!("type = \"eps\"\nloss = \"l1\"\n{rest}")).unwrap()
+        };
+        assert_eq!(spec("").denoising().unwrap().distance, Distance::L1);
+        assert!(spec("").build().is_ok());
+        assert!(spec("reduce = \"half-sum\"").build().is_err());
+        assert!(spec("weighting = { type = \"likelihood\" }").build().is_err());
     }
 }

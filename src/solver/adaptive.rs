@@ -93,6 +93,6 @@ impl Active {
     /// Their part of a condition.
     pub(super) fn take_cond(&self, cond: &Cond) -> Result<Cond> {
         let part = |x: &Option<Tensor>| x.as_ref().map(|x| self.take(x)).transpose();
-        Ok(Cond { class: part(&cond.class)?, augment: part(&cond.augment)? })
+        Ok(Cond { class: part(&cond.class)?, augment: part(&cond.augment)?, mel: part(&cond.mel)? })
     }
 }

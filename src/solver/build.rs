@@ -1,6 +1,7 @@
 //! The defaults of solvers, and the solvers themselves, from their settings.
 
 use super::ancestral::Ancestral;
+use super::clamped::Clamped;
 use super::deis::{Deis, Extrapolation};
 use super::dpm_multistep::{Lowering, Multistep};
 use super::dpm_nodes::{SinglestepNodes, orders};
@@ -25,10 +26,11 @@ use super::{
 use crate::error::{Error, Result};
 use crate::process::{Family, Point, Process};
 
-/// The number of steps a solver usually makes.
-pub(super) fn usual_steps(spec: &SolverSpec) -> usize {
+/// The number of steps a solver usually makes: for ancestral sampling of a table, one for each entry.
+pub(super) fn usual_steps(spec: &SolverSpec, process: &dyn Process) -> usize {
     match spec.name {
-        SolverName::EulerMaruyama | SolverName::ReverseDiffusion | SolverName::Ddpm => 1000,
+        SolverName::Ddpm => process.table_len().unwrap_or(1000),
+        SolverName::EulerMaruyama | SolverName::ReverseDiffusion => 1000,
         SolverName::Ddim | SolverName::Euler | SolverName::Heun | SolverName::Pndm => 50,
         SolverName::Edm => 18,
         SolverName::SdeDpmPp | SolverName::DpmPpSde => 25,
@@ -179,8 +181,12 @@ pub(super) fn build(
             return Err(Error::usage(format!("{} has no grid of its own", spec.name.as_str())).at("--grid"));
         }
     };
-    Ok(match spec.langevin {
+    let solver: Box<dyn Solver> = match spec.langevin {
         Some(langevin) if langevin.steps > 0 => Box::new(Corrected { predictor: solver, langevin }),
         _ => solver,
+    };
+    Ok(match spec.clamp {
+        Some(max) => Box::new(Clamped { inner: solver, max }),
+        None => solver,
     })
 }

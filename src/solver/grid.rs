@@ -146,6 +146,10 @@ pub struct GridSpec {
     /// All entries, instead of a kind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explicit: Option<Explicit>,
+    /// A fast schedule instead of a kind: betas from data to noise, whose noise levels are the grid. The network
+    /// is told the index at which `sqrt(alpha_bar)` of its table, linear between entries, has that level.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub betas: Option<Vec<f64>>,
 }
 
 impl From<GridKind> for GridSpec {
@@ -158,7 +162,7 @@ impl FromStr for GridSpec {
     type Err = Error;
 
     /// A kind (`logsnr`, `power=3`, `karras=5`) or a list (`14.6,7.8,0`, `t:1,0.5,0`, `sigma:80,10,0`;
-    /// commas or white space between the entries).
+    /// commas or white space between the entries), or the betas of a fast schedule (`betas:1e-4,1e-3,0.05`).
     fn from_str(text: &str) -> Result<Self> {
         let text = text.trim();
         let (name, parameter) =
@@ -175,29 +179,34 @@ impl FromStr for GridSpec {
             }
             return Ok(spec);
         }
+        if let Some(list) = text.strip_prefix("betas:") {
+            return Ok(GridSpec { betas: Some(numbers(list)?), ..GridSpec::default() });
+        }
         let (unit, list) = match text.split_once(':') {
             Some(("t", list)) => (Unit::T, list),
             Some(("sigma", list)) => (Unit::Sigma, list),
             _ => (Unit::Auto, text),
         };
-        let values = list
-            .split(|c: char| c == ',' || c.is_whitespace())
-            .filter(|entry| !entry.is_empty())
-            .map(|entry| {
-                entry.parse::<f64>().map_err(|_| {
-                    let kinds: Vec<String> = GridKind::value_variants()
-                        .iter()
-                        .filter_map(|k| k.to_possible_value().map(|v| v.get_name().to_owned()))
-                        .collect();
-                    bad(format!("`{entry}` is neither a kind of grid nor a number")).hint(format!(
-                        "kinds are {}; a list is numbers with commas between",
-                        kinds.join(", ")
-                    ))
-                })
-            })
-            .collect::<Result<Vec<f64>>>()?;
+        let values = numbers(list)?;
         Ok(GridSpec { explicit: Some(Explicit { unit, values }), ..GridSpec::default() })
     }
+}
+
+/// The numbers of a list with commas or white space between.
+fn numbers(list: &str) -> Result<Vec<f64>> {
+    list.split(|c: char| c == ',' || c.is_whitespace())
+        .filter(|entry| !entry.is_empty())
+        .map(|entry| {
+            entry.parse::<f64>().map_err(|_| {
+                let kinds: Vec<String> = GridKind::value_variants()
+                    .iter()
+                    .filter_map(|k| k.to_possible_value().map(|v| v.get_name().to_owned()))
+                    .collect();
+                bad(format!("`{entry}` is neither a kind of grid nor a number"))
+                    .hint(format!("kinds are {}; a list is numbers with commas between", kinds.join(", ")))
+            })
+        })
+        .collect()
 }
 
 pub(super) fn bad(why: impl Into<String>) -> Error {

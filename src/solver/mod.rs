@@ -11,6 +11,7 @@ use tch::Tensor;
 mod adaptive;
 mod ancestral;
 mod build;
+mod clamped;
 mod deis;
 mod dpm_adaptive;
 mod dpm_multistep;
@@ -22,6 +23,7 @@ mod em;
 mod entries;
 mod euler;
 mod exponential;
+mod fast;
 mod grid;
 mod kdpm2;
 mod langevin;
@@ -38,6 +40,7 @@ mod spec;
 mod table;
 mod unipc;
 
+pub use fast::fast_indices;
 pub use grid::{Explicit, GridKind, GridSpec, Start, Terminal, Unit};
 pub use options::{
     Churn, Compat, Control, Form, Langevin, LowerOrderFinal, Method, SolverType, Variance, Variant, Warmup,

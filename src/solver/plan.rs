@@ -6,6 +6,7 @@ use super::build::{build, usual_grid, usual_steps, usual_terminal};
 use super::dpm_adaptive::DpmAdaptive;
 use super::dpm_singlestep::orders;
 use super::entries::{Nodes, ends_of, is_on_entries, on_entries};
+use super::fast::fast_points;
 use super::grid::point;
 use super::rk45::Rk45;
 use super::spacing::Spacing;
@@ -82,8 +83,11 @@ pub fn plan(spec: &SolverSpec, grid: &GridSpec, budget: Budget, process: &dyn Pr
         enough_steps(spec, points.len() - 1)?;
         return on_points(spec, grid, points.into(), None, process);
     }
+    if let Some(betas) = &grid.betas {
+        return on_schedule(spec, grid, betas, budget, process);
+    }
     match budget {
-        Budget::Auto => with_steps(spec, grid, usual_steps(spec), process),
+        Budget::Auto => with_steps(spec, grid, usual_steps(spec, process), process),
         Budget::Steps(steps) => with_steps(spec, grid, steps, process),
         Budget::Nfe(nfe) => {
             let wanted = nfe as u64;
@@ -107,6 +111,33 @@ pub fn plan(spec: &SolverSpec, grid: &GridSpec, budget: Budget, process: &dyn Pr
             )))
         }
     }
+}
+
+/// A run on the noise levels of a list of betas, and from the last of them onto clean data.
+fn on_schedule(
+    spec: &SolverSpec,
+    grid: &GridSpec,
+    betas: &[f64],
+    budget: Budget,
+    process: &dyn Process,
+) -> Result<Plan> {
+    let mut points = fast_points(process, betas)?;
+    if grid.terminal != Some(Terminal::TMin) || spec.denoise {
+        points.push(Point::clean());
+    }
+    let steps = points.len() - 1;
+    if let Budget::Steps(wanted) = budget
+        && wanted != steps
+    {
+        return Err(Error::usage("contradicting numbers of steps")
+            .at("--steps")
+            .why(format!("the schedule has {steps} steps, but {wanted} are asked for")));
+    }
+    if steps == 0 {
+        return Err(Error::usage("a run needs one step at least").at("--grid"));
+    }
+    enough_steps(spec, steps)?;
+    on_points(spec, grid, points.into(), None, process)
 }
 
 /// Refuses fewer steps than the order of a multistep solver.
@@ -238,7 +269,7 @@ fn on_points(
 
 /// A run that chooses its steps itself.
 fn adaptive(spec: &SolverSpec, grid: &GridSpec, process: &dyn Process) -> Result<Plan> {
-    if grid.kind.is_some() || grid.explicit.is_some() {
+    if grid.kind.is_some() || grid.explicit.is_some() || grid.betas.is_some() {
         return Err(Error::usage(format!("{} chooses its own grid", spec.name.as_str()))
             .at("--grid")
             .hint("give only the ends, with --t-min and --t-max"));

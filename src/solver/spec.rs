@@ -174,6 +174,9 @@ pub struct SolverSpec {
     /// Threshold of the predicted clean data (solvers that do not work with the noise).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<ThresholdSpec>,
+    /// The state is clamped to [-clamp, clamp] after every step (ddpm, ddim): vocoders that are published with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clamp: Option<f64>,
     /// One more call at the end that returns the predicted clean data.
     #[serde(default)]
     pub denoise: bool,
@@ -204,6 +207,7 @@ impl SolverSpec {
             atol: None,
             control: Control::Sample,
             threshold: None,
+            clamp: None,
             denoise: false,
         }
     }
@@ -289,7 +293,7 @@ impl SolverSpec {
             Pndm, ReverseDiffusion, Rk45, SdeDpmPp, Unipc,
         };
         let multistep = [Dpm, DpmPp, SdeDpmPp, Unipc, Deis];
-        let given: [(&str, bool, &[SolverName]); 16] = [
+        let given: [(&str, bool, &[SolverName]); 17] = [
             ("method", self.method.is_some(), &[Dpm, DpmPp]),
             ("solver-type", self.solver_type.is_some(), &[Dpm, DpmPp, SdeDpmPp, Unipc, DpmAdaptive]),
             ("form", self.form.is_some(), &[SdeDpmPp, Unipc, Kdpm2, DpmAdaptive]),
@@ -309,6 +313,7 @@ impl SolverSpec {
                 &[Ddim, Ddpm, Pndm, Euler, Heun, EulerMaruyama, ReverseDiffusion, Dpm, DpmPp, SdeDpmPp, Deis],
             ),
             ("rtol and atol", self.rtol.is_some() || self.atol.is_some(), &[Rk45, DpmAdaptive]),
+            ("clamp", self.clamp.is_some(), &[Ddpm, Ddim]),
             ("control", self.control != Control::Sample, &[Rk45, DpmAdaptive]),
         ];
         for (setting, is_given, names) in given {
@@ -346,7 +351,7 @@ impl SolverSpec {
                     .hint("use --solver dpm++, or another solver in data form"));
             }
         }
-        let positive = [("rtol", self.rtol), ("atol", self.atol)];
+        let positive = [("rtol", self.rtol), ("atol", self.atol), ("clamp", self.clamp)];
         for (setting, value) in positive {
             if value.is_some_and(|v| !(v > 0.0 && v.is_finite())) {
                 return Err(

@@ -45,7 +45,7 @@ fn agrees(name: &str) {
         }
         list => Some(Tensor::from_slice(&serde_json::from_value::<Vec<i64>>(list.clone()).unwrap())),
     };
-    let cond = Cond { class, augment: None };
+    let cond = Cond { class, ..Cond::default() };
     // Learned variances follow the mean and are not returned.
     let size: Vec<i64> = serde_json::from_value(file["size"].clone()).unwrap();
     let all = Tensor::from_slice(&floats(&file["values"])).view(size.as_slice());
@@ -184,7 +184,7 @@ fn networks_run_in_every_number_format() {
         }
         let t = Tensor::from_slice(&floats(&file["t"]));
         let class = serde_json::from_value::<Option<Vec<i64>>>(file["labels"].clone()).unwrap();
-        let cond = Cond { class: class.map(|list| Tensor::from_slice(&list)), augment: None };
+        let cond = Cond { class: class.map(|list| Tensor::from_slice(&list)), ..Cond::default() };
         let run = |dtype: Dtype, format: MemoryFormat| {
             let options = OpenOptions { dtype, format, ..OpenOptions::default() };
             let model = open(&folder, &options, Device::Cpu).unwrap();
@@ -214,7 +214,7 @@ fn every_parameter_is_trained() {
         let (net, store) = network(&file);
         let t = Tensor::from_slice(&floats(&file["t"]));
         let class = serde_json::from_value::<Option<Vec<i64>>>(file["labels"].clone()).unwrap();
-        let cond = Cond { class: class.map(|list| Tensor::from_slice(&list)), augment: None };
+        let cond = Cond { class: class.map(|list| Tensor::from_slice(&list)), ..Cond::default() };
         let shape: Vec<i64> = t.size().into_iter().chain(net.sample_shape().iter().copied()).collect();
         let y = net.forward(&data("x", &shape), &t, &cond, Mode::Train).unwrap();
         (y - data("target", &shape)).square().mean(Kind::Float).backward();

@@ -147,7 +147,7 @@ fn samples_that_are_done_leave_with_their_class() {
         let grid = GridSpec { t_max: Some(0.99), t_min: Some(0.01), ..GridSpec::default() };
         let run = |classes: &[i64]| {
             let mut plan = plan(&SolverSpec::new(name), &grid, Budget::Auto, &Flow).unwrap();
-            let cond = Cond { class: Some(tch::Tensor::from_slice(classes)), augment: None };
+            let cond = Cond { class: Some(tch::Tensor::from_slice(classes)), ..Cond::default() };
             let x = column(&vec![0.3; classes.len()]);
             values(&plan.run(&OfClass, &cond, x, &mut silent(), &mut |_| Ok(())).unwrap().x)
         };
