@@ -7,7 +7,7 @@ use super::load::{Loaded, says_itself};
 use super::open::OpenOptions;
 use super::raw::RawSpec;
 use super::source::Source;
-use super::{dit, edm, score_sde};
+use super::{dit, edm, score_sde, state_spaces};
 use crate::error::{Error, Result};
 use crate::net::spec::NetSpec;
 use crate::objective::ObjectiveSpec;
@@ -23,6 +23,8 @@ pub enum Layout {
     ScoreSde,
     /// Checkpoints of DiT and SiT.
     Dit,
+    /// Checkpoints of state-spaces/s4: SaShiMi and WaveNet.
+    StateSpaces,
 }
 
 impl Layout {
@@ -33,6 +35,7 @@ impl Layout {
             Layout::Edm => "EDM pickle",
             Layout::ScoreSde => "score_sde checkpoint",
             Layout::Dit => "DiT or SiT checkpoint",
+            Layout::StateSpaces => "state-spaces checkpoint",
         }
     }
 
@@ -45,6 +48,8 @@ impl Layout {
             Some(Layout::ScoreSde)
         } else if dit::place(source, None).is_some() {
             Some(Layout::Dit)
+        } else if state_spaces::place(source).is_some() {
+            Some(Layout::StateSpaces)
         } else {
             None
         }
@@ -70,10 +75,18 @@ pub fn read_as(layout: Layout, source: &Source, options: &OpenOptions) -> Result
         says_itself(source.path(), layout.name(), options)?;
         return edm::read(source, options);
     }
+    if layout == Layout::StateSpaces {
+        let rest = RawSpec { shape: None, ..options.raw.clone() };
+        says_itself(source.path(), layout.name(), &OpenOptions { raw: rest, ..options.clone() })?;
+        return state_spaces::read(source, options);
+    }
     let mut options = options.clone();
     options.raw = options.raw.or(RawSpec::in_folder_of(source.path())?);
     options.raw.only_process(layout.name(), layout == Layout::ScoreSde)?;
-    if layout == Layout::ScoreSde { score_sde::read(source, &options) } else { dit::read(source, &options) }
+    match layout {
+        Layout::ScoreSde => score_sde::read(source, &options),
+        _ => dit::read(source, &options),
+    }
 }
 
 fn unknown(source: &Source) -> Error {
@@ -82,7 +95,7 @@ fn unknown(source: &Source) -> Error {
         .at(source.path().display())
         .why(format!("it holds {} tensors, the first is {first}", source.names().len()))
         .hint(
-            "gen knows the layouts of EDM, score_sde, DiT and SiT; `gen convert FILE x.safetensors --to \
+            "gen knows the layouts of EDM, score_sde, DiT, SiT and state-spaces; `gen convert FILE x.safetensors --to \
              safetensors` takes the tensors of any other",
         )
 }
