@@ -168,7 +168,7 @@ fn steps_are_the_forward_pass_for_every_sort_of_layer() {
     ] {
         let (_store, net) = build(&config, Kind::Double, 0);
         let len = 8 * net.stride();
-        let x = tokens(1, 5, len) % net.vocab();
+        let x = tokens(1, 5, len).remainder(net.vocab());
         let want = forward(&net, &x);
         for (name, mut steps) in recurrences(&net, 5, &Cond::default()) {
             let got = stepped(steps.as_mut(), &x);
@@ -181,7 +181,7 @@ fn steps_are_the_forward_pass_for_every_sort_of_layer() {
 fn classes_reach_every_position_of_both_modes() {
     let (_store, net) = build(&small(Wiring::Standard, 1), Kind::Double, 4);
     let x = tokens(1, 3, 32);
-    let cond = Cond { class: Some(Tensor::from_slice(&[2i64, -1, 0])), augment: None };
+    let cond = Cond { class: Some(Tensor::from_slice(&[2i64, -1, 0])), ..Cond::default() };
     let _guard = tch::no_grad_guard();
     let want = net.logits(&x, &cond, Mode::Eval).unwrap();
     let none = forward(&net, &x);
@@ -192,19 +192,19 @@ fn classes_reach_every_position_of_both_modes() {
         let got = stepped(steps.as_mut(), &x.narrow(1, 16, 16));
         assert!(gap(&got, &want.narrow(1, 16, 16)) < 1e-8, "{name}");
     }
-    let unknown = Cond { class: Some(Tensor::from_slice(&[9i64, 9, 9])), augment: None };
+    let unknown = Cond { class: Some(Tensor::from_slice(&[9i64, 9, 9])), ..Cond::default() };
     assert!(net.begin(3, &unknown).is_err());
 }
 
 #[test]
 fn no_output_knows_a_later_input() {
     for wiring in [Wiring::Standard, Wiring::Unet] {
-        let (store, net) = build(&small(wiring, 2), Kind::Double, 0);
-        // A row of random values, as adding one number to all features would be invisible to the norms.
+        // Another token is another random row; one number added to all features would be invisible to the norms.
+        let (_store, net) = build(&small(wiring, 2), Kind::Double, 0);
         let x = tokens(3, 1, 160);
         for at in [0, 15, 16, 79, 80, 100] {
             let before = forward(&net, &x);
-            let mut changed = x.copy();
+            let changed = x.copy();
             let _ = changed.narrow(1, at, 1).fill_((x.int64_value(&[0, at]) + 101) % 256);
             let diff = (forward(&net, &changed) - before).abs().amax([0, 2], false);
             if at > 0 {
@@ -212,10 +212,7 @@ fn no_output_knows_a_later_input() {
                 assert!(early < 1e-10, "{wiring:?} {at}: {early}");
             }
             assert!(diff.double_value(&[at]) > 1e-6, "{wiring:?} {at}");
-            changed = Tensor::new();
-            drop(changed);
         }
-        drop(store);
     }
 }
 

@@ -7,7 +7,7 @@ use super::load::{Loaded, says_itself};
 use super::open::OpenOptions;
 use super::raw::RawSpec;
 use super::source::Source;
-use super::{diffwave, diffwave_lmnt, diffwave_sashimi, dit, edm, score_sde};
+use super::{diffwave, diffwave_lmnt, diffwave_sashimi, dit, edm, score_sde, state_spaces};
 use crate::error::{Error, Result};
 use crate::net::spec::NetSpec;
 use crate::objective::ObjectiveSpec;
@@ -29,6 +29,8 @@ pub enum Layout {
     DiffWaveSashimi,
     /// Checkpoints of lmnt-com/diffwave.
     DiffWaveLmnt,
+    /// Checkpoints of state-spaces/s4: SaShiMi and WaveNet.
+    StateSpaces,
 }
 
 impl Layout {
@@ -42,6 +44,7 @@ impl Layout {
             Layout::DiffWave => "DiffWave checkpoint",
             Layout::DiffWaveSashimi => "DiffWave checkpoint with SaShiMi",
             Layout::DiffWaveLmnt => "DiffWave checkpoint of lmnt-com",
+            Layout::StateSpaces => "state-spaces checkpoint",
         }
     }
 
@@ -60,6 +63,8 @@ impl Layout {
             Some(Layout::DiffWaveSashimi)
         } else if diffwave_lmnt::place(source).is_some() {
             Some(Layout::DiffWaveLmnt)
+        } else if state_spaces::place(source).is_some() {
+            Some(Layout::StateSpaces)
         } else {
             None
         }
@@ -85,6 +90,11 @@ pub fn read_as(layout: Layout, source: &Source, options: &OpenOptions) -> Result
         says_itself(source.path(), layout.name(), options)?;
         return edm::read(source, options);
     }
+    if layout == Layout::StateSpaces {
+        let rest = RawSpec { shape: None, ..options.raw.clone() };
+        says_itself(source.path(), layout.name(), &OpenOptions { raw: rest, ..options.clone() })?;
+        return state_spaces::read(source, options);
+    }
     let mut options = options.clone();
     options.raw = options.raw.or(RawSpec::in_folder_of(source.path())?);
     options.raw.only_process(layout.name(), layout != Layout::Dit)?;
@@ -95,6 +105,8 @@ pub fn read_as(layout: Layout, source: &Source, options: &OpenOptions) -> Result
         Layout::DiffWave => diffwave::read(source, &options),
         Layout::DiffWaveSashimi => diffwave_sashimi::read(source, &options),
         Layout::DiffWaveLmnt => diffwave_lmnt::read(source, &options),
+        // Read above.
+        Layout::StateSpaces => state_spaces::read(source, &options),
     }
 }
 
@@ -104,7 +116,7 @@ fn unknown(source: &Source) -> Error {
         .at(source.path().display())
         .why(format!("it holds {} tensors, the first is {first}", source.names().len()))
         .hint(
-            "gen knows the layouts of EDM, score_sde, DiT, SiT and DiffWave; `gen convert FILE x.safetensors --to \
+            "gen knows the layouts of EDM, score_sde, DiT, SiT, DiffWave and state-spaces; `gen convert FILE x.safetensors --to \
              safetensors` takes the tensors of any other",
         )
 }

@@ -23,4 +23,5 @@ pub mod scheduler;
 mod score_sde;
 pub mod seeds;
 pub mod source;
+pub mod state_spaces;
 pub mod tokens;

@@ -347,9 +347,12 @@ impl Steps for Queues<'_> {
         for ((layer, (past, present, out)), ring) in self.net.layers.iter().zip(&self.maps).zip(&self.rings) {
             // The oldest input is the one that is needed, and makes room for the newest.
             let mut slot = ring.f_select(0, self.done % layer.dilation)?;
-            let z = slot.f_matmul(&past.f_tr()?)?.f_addmm(&x, &present.f_tr()?)?.f_chunk(2, 1)?;
+            let z = slot
+                .f_matmul(&past.f_transpose(0, 1)?)?
+                .f_addmm(&x, &present.f_transpose(0, 1)?)?
+                .f_chunk(2, 1)?;
             slot.f_copy_(&x)?;
-            let z = z[0].f_tanh()?.f_mul(&z[1].f_sigmoid()?)?.f_matmul(&out.f_tr()?)?;
+            let z = z[0].f_tanh()?.f_mul(&z[1].f_sigmoid()?)?.f_matmul(&out.f_transpose(0, 1)?)?;
             x = x.f_add(&z.f_narrow(1, 0, width)?)?;
             let skip = z.f_narrow(1, width, z.size()[1] - width)?;
             sum = Some(match sum {

@@ -55,7 +55,7 @@ struct GenCall {
 };
 
 inline int64_t gen_step_scratch(const GenNet& net, int64_t rows) {
-  int64_t total = 8 * net.widest + net.head.out;
+  int64_t total = (net.levels + 4) * net.widest + net.head.out;
   for (int64_t i = 0; i < net.levels; ++i) total += (net.level[i].downs + 4) * net.level[i].hp;
   return total * rows;
 }

@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::config::{DtTransform, RealTransform, S4Config, SsmMode};
 use super::convolve::convolve;
-use super::discrete::{Continuous, Discrete};
+use super::discrete::{Continuous, Discrete, complex_row, real_row};
 use super::first::{Complex, stored_real, systems};
 use super::kernel::{self, columns, columns_of, rows};
 use crate::error::{Error, Result};
@@ -130,6 +130,22 @@ impl S4 {
         let continuous = self.continuous(rate)?;
         let system = continuous.discretise(super::Discretisation::Bilinear)?;
         kernel::by_cauchy(&continuous, &system, len, self.c.kind())
+    }
+
+    /// C `[channels, H, N/2, 2]` of a layer whose own C is already `C (I - Ab^len)`, the row of a kernel that ends at
+    /// `len`, as published checkpoints store it.
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    pub fn uncorrected(&self, len: i64) -> Result<Tensor> {
+        let system = self.discrete(1.0)?;
+        let power = system.matrix()?.f_linalg_matrix_power(len)?;
+        let eye = Tensor::f_eye(self.config.d_state, (Kind::Double, power.device()))?;
+        // c (I - Ab^len) = ct, transposed.
+        let transposed = eye.f_sub(&power)?.f_transpose(1, 2)?;
+        let ct = real_row(&system.c)?.f_permute([1, 2, 0])?;
+        let c = Tensor::f_linalg_solve(&transposed, &ct, true)?.f_permute([2, 0, 1])?;
+        Ok(complex_row(&c)?.f_view_as_real()?.f_to_kind(self.c.kind())?)
     }
 
     /// `u` `[B, H, L]` to `K * u + D u`, `[B, H, L]`, in f32 (f64 with f64 parameters) also under autocast.
