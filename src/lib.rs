@@ -16,6 +16,7 @@
 
 pub mod cli;
 pub mod data;
+pub mod decode;
 pub mod denoiser;
 pub mod error;
 pub mod io;

@@ -17,8 +17,9 @@ const TABLE: &[(&str, &[&str])] = &[
     ("net", &["error", "math", "torch", "io", "optim"]),
     ("denoiser", &["error", "math", "torch", "process", "net"]),
     ("solver", &["error", "math", "torch", "process", "noise", "net", "denoiser"]),
-    ("objective", &["error", "math", "torch", "process", "net", "denoiser"]),
+    ("decode", &["error", "math", "torch", "noise", "net"]),
     ("data", &["error", "math", "torch", "io"]),
+    ("objective", &["error", "math", "torch", "process", "net", "denoiser", "data"]),
     ("metric", &["error", "math", "torch", "io", "net", "data"]),
     (
         "recipe",
@@ -53,6 +54,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "objective",
             "data",
             "recipe",
+            "decode",
         ],
     ),
     (
@@ -73,6 +75,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "metric",
             "recipe",
             "model",
+            "decode",
         ],
     ),
 ];

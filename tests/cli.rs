@@ -12,6 +12,7 @@ mod cli {
     pub mod world;
 
     mod aliases;
+    mod audio;
     mod data;
     mod device;
     mod eval;

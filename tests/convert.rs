@@ -157,6 +157,7 @@ fn unet(path: &Path, process: ProcessName, objective: &str) {
         shape,
         classes: 0,
         range: Range::default(),
+        rate: None,
         sample: SampleSpec::default(),
         trained: Trained::default(),
     };

@@ -11,6 +11,7 @@ use genlib::data::augment::AugmentSpec;
 use genlib::denoiser::network::{Compute, NetDenoiser};
 use genlib::io::npy::Dtype;
 use genlib::model::sampler::{Classes, Job, Sampler, Settings};
+use genlib::net::Mode;
 use genlib::net::store::Store;
 use genlib::noise::streams::Rng;
 use genlib::objective::Batch;
@@ -33,7 +34,7 @@ fn step(name: &str) -> usize {
         let (images, parameters) = AugmentSpec { p, ..AugmentSpec::default() }.apply(&x, 3).unwrap();
         (x, augment) = (images, Some(parameters));
     }
-    let batch = Batch { x, class: None, augment, mel: None, draw_seed: 7 };
+    let batch = Batch { x, class: None, augment, mel: None, frames: None, draw_seed: 7, mode: Mode::Train };
     let mut optimizer = recipe.optim.build(store.trainable()).unwrap();
     let losses = recipe.objective.build().unwrap().loss(net.as_ref(), process.as_ref(), &batch).unwrap();
     let loss = losses.total.double_value(&[]);

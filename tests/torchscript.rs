@@ -36,6 +36,7 @@ fn opened(model: &str, shape: &[i64], classes: i64) -> Opened {
         shape: shape.to_vec(),
         classes,
         range: Default::default(),
+        rate: None,
         sample: toml::from_str("").unwrap(),
         trained: Trained::default(),
     };

@@ -13,12 +13,16 @@ use crate::torch::interrupt;
 use crate::torch::runtime::{Dtype, Runtime};
 use ui::{Color, LogFormat, Ui};
 
+pub mod audio;
 pub mod bench;
 pub mod completions;
 pub mod convert;
 pub mod doctor;
+pub mod eval_audio;
 pub mod eval_fid;
+pub mod eval_nll;
 pub mod inspect;
+pub mod plot;
 pub mod raw;
 pub mod ref_stats;
 pub mod sample;
@@ -114,8 +118,12 @@ enum Command {
     Train(Box<train::TrainArgs>),
     Sample(Box<sample::SampleArgs>),
     EvalFid(Box<eval_fid::EvalFidArgs>),
+    EvalNll(eval_nll::EvalNllArgs),
+    EvalAudio(Box<eval_audio::EvalAudioArgs>),
     RefStats(Box<ref_stats::RefStatsArgs>),
     Convert(Box<convert::ConvertArgs>),
+    Audio(Box<audio::AudioArgs>),
+    Plot(plot::PlotArgs),
     Inspect(inspect::InspectArgs),
     Selftest(selftest::SelftestArgs),
     Bench(bench::BenchArgs),
@@ -130,8 +138,12 @@ impl Command {
             Command::Train(_) => "train",
             Command::Sample(_) => "sample",
             Command::EvalFid(_) => "eval-fid",
+            Command::EvalNll(_) => "eval-nll",
+            Command::EvalAudio(_) => "eval-audio",
             Command::RefStats(_) => "ref-stats",
             Command::Convert(_) => "convert",
+            Command::Audio(_) => "audio",
+            Command::Plot(_) => "plot",
             Command::Inspect(_) => "inspect",
             Command::Selftest(_) => "selftest",
             Command::Bench(_) => "bench",
@@ -212,8 +224,12 @@ fn dispatch(cli: &Cli, ui: Ui) -> anyhow::Result<()> {
         Command::Train(args) => train::run(args, &cli.globals, ui),
         Command::Sample(args) => sample::run(args, &cli.globals, ui),
         Command::EvalFid(args) => eval_fid::run(args, &cli.globals, ui),
+        Command::EvalNll(args) => eval_nll::run(args, &cli.globals, ui),
+        Command::EvalAudio(args) => eval_audio::run(args, &cli.globals, ui),
         Command::RefStats(args) => ref_stats::run(args, &cli.globals, ui),
         Command::Convert(args) => convert::run(args, &cli.globals, ui),
+        Command::Audio(args) => audio::run(args, &cli.globals, ui),
+        Command::Plot(args) => plot::run(args, &cli.globals, ui),
         Command::Inspect(args) => inspect::run(args, ui),
         Command::Selftest(args) => selftest::run(args, &cli.globals, ui),
         Command::Bench(args) => bench::run(args, &cli.globals, ui),

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::ui::Ui;
 use super::{Globals, peak_mib};
+use crate::data::feed::Source;
 use crate::error::Error;
 use crate::recipe::Recipe;
 use crate::torch::device::device_name;
@@ -88,17 +89,24 @@ pub fn run(args: &TrainArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
         path => Resume::From(PathBuf::from(path)),
     };
     let device = globals.start()?;
-    let data = recipe.data.open(None)?;
+    let data = Source::open(&recipe.data, None)?;
     for note in data.notes() {
         ui.warn(note);
     }
     let total = recipe.total_steps();
     let batch = recipe.train.batch;
-    let images = data.len();
-    let mut trainer = Trainer::new(recipe, data, &out, device, &resume)?;
+    let (examples, unit) = (data.describe(), data.unit());
+    let held_out = match recipe.train.validate_every {
+        Some(_) => Some(Source::held_out(&recipe.data)?),
+        None => None,
+    };
+    let mut trainer = Trainer::new(recipe, &data, &out, device, &resume)?;
+    if let Some(held_out) = held_out {
+        trainer = trainer.validated_on(held_out);
+    }
     let begun = trainer.progress();
     ui.say(format!(
-        "{} parameters, {images} images, {total} steps of {batch}, on {}, in {}{}",
+        "{} parameters, {examples}, {total} steps of {batch}, on {}, in {}{}",
         trainer.parameters(),
         device_name(device),
         out.display(),
@@ -107,7 +115,7 @@ pub fn run(args: &TrainArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     if begun.step >= total {
         ui.say("the run is finished; raise train.steps to go on with it");
     }
-    let mut bar = ui.bar("training", total * batch, "img");
+    let mut bar = ui.bar("training", total * batch, unit);
     bar.start_at(begun.images);
     let mut last = None;
     let snapshot = trainer.run(args.stop_after, &mut |event| {
@@ -116,6 +124,11 @@ pub fn run(args: &TrainArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
             Event::Logged(record) => {
                 bar.note(format!("loss {:.4}", record.loss));
                 last = Some(**record);
+            }
+            Event::Validated(step, values) => {
+                let text: Vec<String> =
+                    values.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+                bar.say(format!("step {}: {}", step, text.join(", ")));
             }
             Event::Wrote(path) => {
                 if ui.verbose > 0 {
@@ -129,7 +142,7 @@ pub fn run(args: &TrainArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     let at = trainer.progress();
     let loss = last.map(|record| record.loss);
     ui.say(format!(
-        "step {} of {total}{}, {:.0} img/s, peak memory {:.0} MiB{}",
+        "step {} of {total}{}, {:.0} {unit}/s, peak memory {:.0} MiB{}",
         at.step,
         loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}")),
         bar.rate(),

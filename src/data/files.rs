@@ -26,27 +26,38 @@ const MAX_FILE: u64 = 1 << 30;
 
 /// Where files come from.
 #[derive(Debug)]
-enum Store {
+pub(super) enum Store {
     Folder(PathBuf),
     Zip { path: PathBuf, archive: ZipArchive<Cursor<Bytes>> },
 }
 
 impl Store {
-    fn place(&self, name: &str) -> String {
+    /// A folder, or a zip archive.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Ok(Store::Folder(path.to_owned()));
+        }
+        let archive = ZipArchive::new(Cursor::new(Bytes::map(path)?)).map_err(|e| {
+            Error::data("not a readable zip archive").at(path.display()).why(e.to_string().to_lowercase())
+        })?;
+        Ok(Store::Zip { path: path.to_owned(), archive })
+    }
+
+    pub(super) fn place(&self, name: &str) -> String {
         match self {
             Store::Folder(root) => root.join(name).display().to_string(),
             Store::Zip { path, .. } => format!("{}: {name}", path.display()),
         }
     }
 
-    fn root(&self) -> &Path {
+    pub(super) fn root(&self) -> &Path {
         match self {
             Store::Folder(root) => root,
             Store::Zip { path, .. } => path,
         }
     }
 
-    fn names(&self) -> Result<Vec<String>> {
+    pub(super) fn names(&self) -> Result<Vec<String>> {
         let mut names = Vec::new();
         match self {
             Store::Folder(root) => collect(root, "", 0, &mut names)?,
@@ -59,7 +70,7 @@ impl Store {
         Ok(names)
     }
 
-    fn read(&self, name: &str) -> Result<Vec<u8>> {
+    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>> {
         match self {
             Store::Folder(root) => {
                 let path = root.join(name);
@@ -104,7 +115,7 @@ fn collect(root: &Path, below: &str, depth: usize, names: &mut Vec<String>) -> R
     Ok(())
 }
 
-fn extension(name: &str) -> String {
+pub(super) fn extension(name: &str) -> String {
     name.rsplit_once('.').map(|(_, e)| e.to_ascii_lowercase()).unwrap_or_default()
 }
 
@@ -135,10 +146,7 @@ impl ImageFiles {
     /// # Errors
     /// As [`ImageFiles::folder`], or where it is no zip archive.
     pub fn zip(path: &Path, options: &DataOptions) -> Result<Self> {
-        let archive = ZipArchive::new(Cursor::new(Bytes::map(path)?)).map_err(|e| {
-            Error::data("not a readable zip archive").at(path.display()).why(e.to_string().to_lowercase())
-        })?;
-        Self::new(Store::Zip { path: path.to_owned(), archive }, options)
+        Self::new(Store::open(path)?, options)
     }
 
     fn new(store: Store, options: &DataOptions) -> Result<Self> {

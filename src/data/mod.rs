@@ -11,18 +11,24 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub mod array;
+pub mod audio;
 pub mod augment;
 pub mod cifar;
 pub mod digits;
+pub mod feed;
 pub mod files;
 pub mod idx;
 pub mod loader;
 pub mod order;
 pub mod prefetch;
+pub mod quantize;
 mod source;
 pub mod subset;
+pub mod text;
 
+pub use audio::AudioSpec;
 pub use source::open;
+pub use text::TextSpec;
 
 use crate::error::Result;
 
@@ -162,6 +168,12 @@ pub struct DataSpec {
     /// parameters (`augment_dim = 9`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub augment: Option<f64>,
+    /// Clips of sound instead of images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audio: Option<AudioSpec>,
+    /// Text instead of images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextSpec>,
 }
 
 impl DataSpec {
@@ -185,9 +197,16 @@ impl DataSpec {
     /// # Errors
     /// Where neither names a place, or as [`open`].
     pub fn open(&self, path: Option<&Path>) -> Result<Arc<dyn Dataset>> {
-        let path = path.or(self.path.as_deref()).ok_or_else(|| {
+        Ok(Arc::from(open(self.place(path)?, &self.options())?))
+    }
+
+    /// Where the data is: `path` (of the command line), or what the table says.
+    ///
+    /// # Errors
+    /// Where neither names a place.
+    pub fn place<'a>(&'a self, path: Option<&'a Path>) -> Result<&'a Path> {
+        path.or(self.path.as_deref()).ok_or_else(|| {
             crate::error::Error::usage("no data given").at("data.path").hint("name it with --data PATH")
-        })?;
-        Ok(Arc::from(open(path, &self.options())?))
+        })
     }
 }

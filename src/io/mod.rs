@@ -9,11 +9,13 @@
 //! | [`npy`], [`npz`] | numpy arrays and archives of them, streamed |
 //! | [`pickle`], [`pth`] | PyTorch checkpoints, read without executing anything |
 //! | [`picture`], [`png`], [`sheet`] | 8-bit pictures, PNG files, contact sheets |
+//! | [`sound`], [`wav`], [`plot`] | sound: WAV and FLAC in, WAV out; its pictures |
 //! | [`tfevents`] | TensorBoard event files |
 
 pub mod atomic;
 #[allow(unsafe_code)]
 pub mod bytes;
+mod flac;
 pub mod hub;
 pub mod npy;
 mod npy_array;
@@ -21,6 +23,8 @@ pub mod npz;
 pub mod pickle;
 mod pickle_machine;
 pub mod picture;
+pub mod plot;
+mod plot_font;
 pub mod png;
 pub mod pth;
 mod pth_container;
@@ -28,4 +32,7 @@ mod pth_tensor;
 mod pth_walk;
 pub mod safetensors;
 pub mod sheet;
+pub mod sound;
 pub mod tfevents;
+pub mod wav;
+mod wav_header;

@@ -3,9 +3,11 @@
 mod beta;
 pub mod hippo;
 mod linear;
+pub mod mel;
 mod normal;
 mod phi;
 mod quadrature;
+pub mod resample;
 pub mod rng;
 
 pub use beta::{beta_cdf, beta_quantile};

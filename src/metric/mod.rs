@@ -6,6 +6,7 @@
 //! | [`features`], [`inception`], [`transformer`], [`pixel8`], [`torchscript`], [`digits`] | images to features |
 //! | [`resize`], [`pil`] | the three incompatible resizing protocols of FID |
 //! | [`frechet`], [`frechet_features`] | streaming moments and the Frechet distance (FID, sFID) |
+//! | [`audio`] | sound: scores of classifiers, Frechet audio distance, spectral distances, linear predictors |
 //! | [`bootstrap`] | intervals |
 //! | [`download`] | published weight files |
 //! | [`inception_score`], [`kid`], [`mmd`], [`prdc`], [`nn_two_sample`], [`extra`] | the metrics |
@@ -13,6 +14,7 @@
 //! | [`suite`] | the conventions of other tools, by name |
 //! | [`numpy_rng`], [`distance`] | numpy's shuffles; blocked distances |
 
+pub mod audio;
 pub mod baseline;
 pub mod between;
 pub mod bootstrap;
@@ -42,5 +44,6 @@ pub mod resize;
 pub mod settings;
 pub mod stats_file;
 pub mod suite;
+pub mod text;
 pub mod torchscript;
 pub mod transformer;

@@ -37,6 +37,9 @@ pub struct ModelCard {
     /// Interval of the data that the network was trained on.
     #[serde(default, skip_serializing_if = "Range::is_centred")]
     pub range: Range,
+    /// Sampling rate in Hz, of sound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u32>,
     /// Defaults of `gen sample`.
     #[serde(default)]
     pub sample: SampleSpec,

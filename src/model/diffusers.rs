@@ -131,6 +131,7 @@ impl Folder {
                 "ScoreSdeVeScheduler" | KARRAS_VE => Range::Unit,
                 _ => Range::Centred,
             },
+            rate: None,
             sample,
             trained: Trained::default(),
         };

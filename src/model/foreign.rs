@@ -126,6 +126,7 @@ pub(super) fn card(
         shape,
         classes,
         range: Range::default(),
+        rate: None,
         sample: SampleSpec::default(),
         trained: Trained {
             ema: average.map(str::to_owned),

@@ -22,3 +22,4 @@ pub mod scheduler;
 mod score_sde;
 pub mod seeds;
 pub mod source;
+pub mod tokens;

@@ -33,7 +33,7 @@ pub struct OpenOptions {
 }
 
 /// Samples of a block.
-const BLOCK: i64 = 8;
+pub const BLOCK: i64 = 8;
 
 /// A network with its weights.
 #[derive(Debug)]

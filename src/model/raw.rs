@@ -299,6 +299,7 @@ impl RawSpec {
             shape,
             classes: self.classes.unwrap_or(0),
             range: self.range.unwrap_or_default(),
+            rate: None,
             sample: self.sample.clone().unwrap_or_default(),
             trained: Trained { gen_version: env!("CARGO_PKG_VERSION").to_owned(), ..Trained::default() },
         })

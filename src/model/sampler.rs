@@ -46,6 +46,8 @@ pub struct Drawn {
     pub classes: Option<Vec<i64>>,
     /// Network evaluations of each (guidance counts the pair as one).
     pub nfe: u64,
+    /// What else the manifest says of each; nothing, or one for each sample.
+    pub extra: Vec<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// One sample to draw.
@@ -150,7 +152,7 @@ impl<'a> Sampler<'a> {
             x = x.f_mul_scalar(2.0)?.f_sub_scalar(1.0)?;
         }
         self.check_finite(&x, jobs)?;
-        Ok(Drawn { x, classes: labels, nfe: solved.nfe })
+        Ok(Drawn { x, classes: labels, nfe: solved.nfe, extra: Vec::new() })
     }
 
     fn check_finite(&self, x: &Tensor, jobs: &[Job]) -> Result<()> {

@@ -7,13 +7,16 @@ use tch::Tensor;
 use crate::error::Result;
 
 pub mod adm;
+pub mod causal;
 pub mod diffwave;
 pub mod digit_cnn;
 pub mod dit;
 pub mod external;
 pub mod layers;
+pub mod mel_cnn;
 pub mod mlp;
 mod path;
+pub mod resnext;
 mod song_block;
 mod song_config;
 pub mod song_unet;
@@ -63,5 +66,9 @@ pub trait Network: Debug {
     /// Number of classes it can be conditioned on; 0 if it cannot.
     fn classes(&self) -> i64 {
         0
+    }
+    /// The network as one over sequences of tokens, where it is one.
+    fn causal(&self) -> Option<&dyn causal::Causal> {
+        None
     }
 }

@@ -8,6 +8,7 @@ use super::diffwave::{DiffWave, DiffWaveConfig, DiffWaveSashimi, DiffWaveSashimi
 use super::digit_cnn::{DigitCnn, DigitCnnConfig};
 use super::dit::{Dit, DitConfig};
 use super::external::{External, ExternalConfig};
+use super::mel_cnn::{MelCnn, MelCnnConfig};
 use super::mlp::{Mlp, MlpConfig};
 use super::song_unet::{Decoder, Embedding, Encoder, SongUNet, SongUNetConfig};
 use super::unet2d::UNet2D;
@@ -43,6 +44,8 @@ pub enum NetSpec {
     DiffWaveSashimi(DiffWaveSashimiConfig),
     /// Classifier of tiny images.
     DigitCnn(DigitCnnConfig),
+    /// Classifier of short sounds.
+    MelCnn(MelCnnConfig),
     /// A TorchScript module or AOTInductor package.
     External(ExternalConfig),
 }
@@ -63,6 +66,7 @@ impl NetSpec {
                 Box::new(DiffWaveSashimi::new(path, config, sample_shape, classes)?)
             }
             NetSpec::DigitCnn(config) => Box::new(DigitCnn::new(path, config, sample_shape, classes)?),
+            NetSpec::MelCnn(config) => Box::new(MelCnn::new(path, config, sample_shape, classes)?),
             NetSpec::External(config) => Box::new(External::new(path, config, sample_shape, classes)?),
             NetSpec::SongUNet(_) | NetSpec::Ddpmpp(_) | NetSpec::Ncsnpp(_) => {
                 // unwrap: these three variants have a resolved configuration by `song`.

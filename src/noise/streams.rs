@@ -38,6 +38,17 @@ impl Stream {
         }
     }
 
+    fn uniform(&mut self, n: i64) -> Result<Tensor> {
+        let bits = match self {
+            Stream::Torch(generator) => generator.integers(1 << 24, &[n])?,
+            Stream::Philox(philox) => {
+                let bits: Vec<i64> = (0..n).map(|_| philox.below(1 << 24) as i64).collect();
+                Tensor::f_from_slice(&bits)?
+            }
+        };
+        Ok(bits.f_to_kind(Kind::Float)?.f_mul_scalar_(1.0 / f64::from(1 << 24))?)
+    }
+
     fn normal(&mut self, shape: &[i64]) -> Result<Tensor> {
         match self {
             Stream::Torch(generator) => generator.normal(shape, Kind::Float),
@@ -72,6 +83,15 @@ impl Streams {
     /// Where libtorch fails.
     pub fn below(&mut self, high: i64) -> Result<Vec<i64>> {
         self.0.iter_mut().map(|s| s.below(high)).collect()
+    }
+
+    /// The next `n` numbers uniform in [0, 1) of every sample, `[B, n]` f32 on the CPU: `torch.rand(n, generator=g)`.
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    pub fn uniform(&mut self, n: i64) -> Result<Tensor> {
+        let draws = self.0.iter_mut().map(|s| s.uniform(n)).collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::f_stack(&draws, 0)?)
     }
 
     /// The next draw of every sample, `[B, shape...]` f32 on the CPU.
@@ -117,6 +137,20 @@ mod tests {
                 assert!(draws(&[seed]).get(0).equal(&together.get(i as i64)), "{rng:?} seed {seed}");
             }
         }
+    }
+
+    #[test]
+    fn uniform_numbers_are_those_of_torch() {
+        // torch.rand(4, generator=torch.Generator().manual_seed(0))
+        let u = Streams::new(Rng::Torch, &[0]).unwrap().uniform(4).unwrap();
+        let want = [0.496_256_6f32, 0.768_221_8, 0.088_477_43, 0.132_030_5];
+        for (got, want) in Vec::<f32>::try_from(u.view(-1)).unwrap().iter().zip(want) {
+            assert!((got - want).abs() < 1e-7, "{got} {want}");
+        }
+        let u = Streams::new(Rng::Philox, &[5, 6]).unwrap().uniform(1000).unwrap();
+        assert_eq!(u.size(), [2, 1000]);
+        assert!((u.mean(Kind::Double).double_value(&[]) - 0.5).abs() < 0.03);
+        assert!(u.min().double_value(&[]) >= 0.0 && u.max().double_value(&[]) < 1.0);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use tch::{Kind, Reduction, Tensor};
 
 use super::{Batch, Losses, Objective};
 use crate::error::{Error, Result};
-use crate::net::{Cond, Mode, Network};
+use crate::net::{Cond, Network};
 use crate::process::Process;
 
 /// The mean of `-ln p(class | x)`; the part `accuracy` is the share of samples classified rightly.
@@ -23,7 +23,7 @@ impl Objective for Classifier {
         };
         let size = [batch.x.size().first().copied().unwrap_or(0)];
         let t = Tensor::f_zeros(size, (Kind::Float, batch.x.device()))?;
-        let logits = net.forward(&batch.x, &t, &Cond::default(), Mode::Train)?.f_to_kind(Kind::Float)?;
+        let logits = net.forward(&batch.x, &t, &Cond::default(), batch.mode)?.f_to_kind(Kind::Float)?;
         let weight = None::<Tensor>;
         // Index -1 (no class) is left out of the mean.
         let total = logits.f_cross_entropy_loss(class, weight, Reduction::Mean, -1, self.label_smoothing)?;
@@ -36,6 +36,7 @@ impl Objective for Classifier {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Mode;
     use crate::process::TrigFlow;
 
     /// Logits are the data itself.
@@ -54,8 +55,15 @@ mod tests {
     #[test]
     fn cross_entropy_and_accuracy_by_hand() {
         let x = Tensor::from_slice(&[2f32, 0.0, 0.0, 1.0]).reshape([2, 2]);
-        let mut batch =
-            Batch { x, class: Some(Tensor::from_slice(&[0i64, 0])), augment: None, mel: None, draw_seed: 0 };
+        let mut batch = Batch {
+            x,
+            class: Some(Tensor::from_slice(&[0i64, 0])),
+            augment: None,
+            mel: None,
+            frames: None,
+            draw_seed: 0,
+            mode: Mode::Train,
+        };
         let losses = Classifier::default().loss(&Identity, &TrigFlow, &batch).unwrap();
         let want = 0.5 * ((1.0 + (-2f64).exp()).ln() + (1.0 + 1f64.exp()).ln());
         assert!((losses.total.double_value(&[]) - want).abs() < 1e-6);

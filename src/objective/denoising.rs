@@ -143,7 +143,7 @@ impl Denoising {
         net: &dyn Network,
         points: &[Point],
         eps: &Tensor,
-        cond: &Cond,
+        (cond, mode): (&Cond, Mode),
         x0: &Tensor,
     ) -> Result<Losses> {
         let mixes: Vec<Mix> = points.iter().map(|p| self.mix(p)).collect();
@@ -154,7 +154,7 @@ impl Denoising {
         let combine =
             |a: i64, b: i64| -> Result<Tensor> { Ok(x0.f_mul(&row(a)?)?.f_addcmul(eps, &row(b)?)?) };
         let (input, target) = (combine(0, 1)?, combine(2, 3)?);
-        let out = net.forward(&input, &rows.f_get(4)?, cond, Mode::Train)?;
+        let out = net.forward(&input, &rows.f_get(4)?, cond, mode)?;
         let error = out.f_to_kind(Kind::Float)?.f_sub(&target)?;
         let (error, power) = match self.distance {
             Distance::Mse => (error.f_square()?, 1.0),
@@ -180,7 +180,7 @@ impl Objective for Denoising {
         let n = usize::try_from(batch.x.size().first().copied().unwrap_or(0)).unwrap_or(0);
         let points = self.points(process, n, &mut SplitMix64::new(named_seed(batch.draw_seed, "time")))?;
         let class = match &batch.class {
-            Some(class) if self.class_dropout > 0.0 => {
+            Some(class) if self.class_dropout > 0.0 && batch.mode == Mode::Train => {
                 let mut rng = SplitMix64::new(named_seed(batch.draw_seed, "class"));
                 let drop: Vec<bool> = (0..n).map(|_| rng.uniform() < self.class_dropout).collect();
                 let drop = Tensor::f_from_slice(&drop)?.f_to_device(class.device())?;
@@ -194,7 +194,7 @@ impl Objective for Denoising {
             mel: batch.mel.as_ref().map(Tensor::shallow_clone),
         };
         let eps = batch.x.f_randn_like()?;
-        self.loss_at(net, &points, &eps, &cond, &batch.x)
+        self.loss_at(net, &points, &eps, (&cond, batch.mode), &batch.x)
     }
 }
 
@@ -281,7 +281,7 @@ mod tests {
     }
 
     fn batch(x: Tensor, class: Option<Tensor>) -> Batch {
-        Batch { x, class, augment: None, mel: None, draw_seed: 11 }
+        Batch { x, class, augment: None, mel: None, frames: None, mode: Mode::Train, draw_seed: 11 }
     }
 
     #[test]
@@ -303,7 +303,7 @@ mod tests {
         let points = levels(-1.2, 1.2, 5, &mut SplitMix64::new(4));
         let sd = 0.5f64;
         let got = objective(Precond::Edm { sigma_data: sd })
-            .loss_at(&net, &points, &eps, &Cond::default(), &x0)
+            .loss_at(&net, &points, &eps, (&Cond::default(), Mode::Train), &x0)
             .unwrap();
         let mut want = 0.0;
         for (i, p) in points.iter().enumerate() {
@@ -339,7 +339,8 @@ mod tests {
             let net = Probe { answer: Some(answer), ..Probe::default() };
             for weighting in [Weighting::Uniform, Weighting::Likelihood, Weighting::MinSnr { gamma: 5.0 }] {
                 let objective = Denoising { weighting, ..objective(plain(prediction)) };
-                let got = objective.loss_at(&net, &points, &eps, &Cond::default(), &x0).unwrap();
+                let got =
+                    objective.loss_at(&net, &points, &eps, (&Cond::default(), Mode::Train), &x0).unwrap();
                 assert!(got.total.double_value(&[]) < 1e-9, "{prediction:?} {weighting:?}");
             }
             let (x, t, _) = net.seen.take().unwrap();
@@ -375,7 +376,7 @@ mod tests {
                 (Weighting::MinSnr { gamma: 1.5 }, snr.min(1.5) / snr * mean),
             ] {
                 let objective = Denoising { weighting, ..objective(plain(prediction)) };
-                let got = objective.loss_at(&net, &[p], &eps, &Cond::default(), &x0).unwrap();
+                let got = objective.loss_at(&net, &[p], &eps, (&Cond::default(), Mode::Train), &x0).unwrap();
                 let got = got.total.double_value(&[]);
                 assert!((got / want - 1.0).abs() < 1e-4, "{prediction:?} {weighting:?} {got} {want}");
             }
@@ -388,7 +389,9 @@ mod tests {
         let points = vec![Point::new(&TrigFlow, 0.5); 2];
         let total = |reduce| {
             let objective = Denoising { reduce, ..objective(plain(Prediction::Eps)) };
-            let losses = objective.loss_at(&Probe::default(), &points, &eps, &Cond::default(), &x0).unwrap();
+            let losses = objective
+                .loss_at(&Probe::default(), &points, &eps, (&Cond::default(), Mode::Train), &x0)
+                .unwrap();
             losses.total.double_value(&[])
         };
         assert!((total(Reduce::HalfSum) / total(Reduce::Mean) - 24.0).abs() < 1e-4);
@@ -401,7 +404,7 @@ mod tests {
         let run = |weighting| {
             let objective =
                 Denoising { weighting, distance: Distance::L1, ..objective(plain(Prediction::Eps)) };
-            objective.loss_at(&Probe::default(), &points, &eps, &Cond::default(), &x0).unwrap()
+            objective.loss_at(&Probe::default(), &points, &eps, (&Cond::default(), Mode::Train), &x0).unwrap()
         };
         let losses = run(Weighting::Uniform);
         let want = eps.abs().mean(Kind::Float).double_value(&[]);

@@ -9,9 +9,10 @@ use std::fmt::Debug;
 use tch::Tensor;
 
 use crate::error::Result;
-use crate::net::Network;
+use crate::net::{Mode, Network};
 use crate::process::Process;
 
+pub mod autoregressive;
 pub mod classifier;
 pub mod denoising;
 pub mod schedule;
@@ -22,16 +23,20 @@ pub use spec::{ObjectiveSpec, Plain};
 /// What one loss is computed on.
 #[derive(Debug)]
 pub struct Batch {
-    /// Data `[B, ...]` f32 on the device; images in [-1, 1].
+    /// Data `[B, ...]` f32 on the device; images and waveforms in [-1, 1].
     pub x: Tensor,
     /// Class of each sample, `[B]` i64; -1 for none.
     pub class: Option<Tensor>,
     /// Augmentation parameters of each sample, `[B, K]`.
     pub augment: Option<Tensor>,
+    /// Valid frames of each clip, `[B]` i64, where clips are padded.
+    pub frames: Option<Tensor>,
     /// Mel spectrogram of each sample, `[B, bands, frames]`.
     pub mel: Option<Tensor>,
     /// Seed of this batch's host draws (times, dropped classes).
     pub draw_seed: u64,
+    /// Training, or measuring on held-out data.
+    pub mode: Mode,
 }
 
 /// A loss and what it is made of. Everything stays on the device.
@@ -45,7 +50,7 @@ pub struct Losses {
 
 /// A training objective.
 pub trait Objective: Debug {
-    /// The loss of `net` on `batch`, in training mode.
+    /// The loss of `net` on `batch`.
     ///
     /// # Errors
     /// Whatever the network fails with, or where the process has no such times.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Objective;
+use super::autoregressive::Autoregressive;
 use super::classifier::Classifier;
 use super::denoising::{Denoising, Distance, Reduce, Weighting};
 use super::schedule::{TimeSampling, p_mean, p_std};
@@ -31,6 +32,8 @@ pub enum ObjectiveSpec {
     Denoising(Scaled),
     /// Cross-entropy of a classifier.
     Classifier(Classifier),
+    /// Maximum likelihood of sequences of tokens, each from those before it.
+    Autoregressive(Autoregressive),
 }
 
 /// Options of a network that sees `x_t` itself; absent ones have the defaults of the objective.
@@ -128,6 +131,7 @@ impl ObjectiveSpec {
                 Box::new(denoising)
             }
             (ObjectiveSpec::Classifier(classifier), _) => Box::new(*classifier),
+            (ObjectiveSpec::Autoregressive(autoregressive), _) => Box::new(autoregressive.clone()),
             (_, None) => return Err(Error::usage("the objective trains no denoiser")),
         })
     }
@@ -148,7 +152,7 @@ impl ObjectiveSpec {
             ObjectiveSpec::Flow(plain) => (Prediction::Velocity, plain),
             ObjectiveSpec::Edm(edm) => return Some(edm.denoising()),
             ObjectiveSpec::Denoising(scaled) => return Some(scaled.denoising()),
-            ObjectiveSpec::Classifier(_) => return None,
+            ObjectiveSpec::Classifier(_) | ObjectiveSpec::Autoregressive(_) => return None,
         };
         let flow = prediction == Prediction::Velocity;
         let scale = if flow { 1000.0 } else { 999.0 };

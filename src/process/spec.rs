@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BetaSchedule, Discrete, Edm, Flow, Process, SubVp, TrigFlow, Ve, Vp, alpha_bar, from_betas,
+    BetaSchedule, Discrete, Edm, Flow, NoNoise, Process, SubVp, TrigFlow, Ve, Vp, alpha_bar, from_betas,
     without_terminal_signal,
 };
 use crate::error::{Error, Result};
@@ -26,6 +26,9 @@ pub enum ProcessName {
     TrigFlow,
     /// A DDPM table.
     Ddpm,
+    /// No noise at all: autoregressive models and classifiers.
+    #[value(skip)]
+    None,
 }
 
 impl ProcessName {
@@ -49,6 +52,7 @@ impl ProcessName {
                 betas: None,
                 terminal_alpha_bar: None,
             },
+            ProcessName::None => ProcessSpec::None {},
         }
     }
 }
@@ -122,6 +126,8 @@ pub enum ProcessSpec {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         terminal_alpha_bar: Option<f64>,
     },
+    /// [`NoNoise`].
+    None {},
 }
 
 fn beta_min() -> f64 {
@@ -167,6 +173,7 @@ impl ProcessSpec {
             ProcessSpec::Flow {} => ProcessName::Flow,
             ProcessSpec::TrigFlow {} => ProcessName::TrigFlow,
             ProcessSpec::Ddpm { .. } => ProcessName::Ddpm,
+            ProcessSpec::None {} => ProcessName::None,
         }
     }
 
@@ -191,6 +198,7 @@ impl ProcessSpec {
             }
             ProcessSpec::Flow {} => Box::new(Flow),
             ProcessSpec::TrigFlow {} => Box::new(TrigFlow),
+            ProcessSpec::None {} => Box::new(NoNoise),
             ProcessSpec::Ddpm { schedule, steps, beta_start, beta_end, ref betas, terminal_alpha_bar } => {
                 if !(2..=1_000_000).contains(&steps) {
                     return Err(range("steps", steps as f64, "a whole number from 2 to 1000000"));

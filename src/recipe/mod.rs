@@ -82,6 +82,7 @@ impl Recipe {
             recipe.data.path = Some(data.to_path_buf());
         } else if let Some(path) = &mut recipe.data.path
             && path.is_relative()
+            && !path.to_string_lossy().starts_with("synthetic:")
             && !given
             && let Some(folder) = file.parent()
         {
@@ -102,6 +103,12 @@ impl Recipe {
     /// # Errors
     /// A usage error where a key is unknown, missing or of a wrong value.
     pub fn from_table(mut table: Table, place: &str) -> Result<Self> {
+        // A model of tokens knows no noise.
+        let kind = table.get("objective").and_then(|o| o.get("type")).and_then(Value::as_str);
+        if kind == Some("autoregressive") && !table.contains_key("process") {
+            let none = Table::from_iter([("type".to_owned(), Value::String("none".to_owned()))]);
+            table.insert("process".to_owned(), Value::Table(none));
+        }
         for name in ["model", "process", "objective"] {
             if !table.contains_key(name) {
                 return Err(Error::usage(format!("missing table `[{name}]`"))

@@ -43,6 +43,11 @@ pub struct TrainSpec {
     pub checkpoint_every: Option<Count>,
     /// Checkpoints to keep.
     pub keep: usize,
+    /// Interval of measuring the loss on the held-out part of the data; none for never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validate_every: Option<Count>,
+    /// Examples it is measured on.
+    pub validate_count: u64,
 }
 
 impl Default for TrainSpec {
@@ -61,6 +66,8 @@ impl Default for TrainSpec {
             snapshot_every: None,
             checkpoint_every: None,
             keep: 2,
+            validate_every: None,
+            validate_count: 256,
         }
     }
 }
@@ -83,7 +90,11 @@ impl TrainSpec {
             (Some(_), Some(_)) => return wrong("images", "`train.steps` is given too"),
             _ => {}
         }
-        for (key, zero) in [("batch", self.batch == 0), ("accumulate", self.accumulate == 0)] {
+        for (key, zero) in [
+            ("batch", self.batch == 0),
+            ("accumulate", self.accumulate == 0),
+            ("validate_count", self.validate_count == 0),
+        ] {
             if zero {
                 return wrong(key, "it must be at least 1");
             }

@@ -4,6 +4,7 @@ pub mod device;
 pub mod interrupt;
 pub mod runtime;
 pub mod shim;
+pub mod spectrum;
 mod umbrella;
 
 /// The release of libtorch this binary is made for.

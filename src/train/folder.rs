@@ -127,12 +127,12 @@ impl RunFolder {
 
     /// The logged steps so far as (step, loss), for the curve of a resumed run.
     #[must_use]
-    pub fn logged(&self) -> Vec<(u64, f64)> {
+    pub fn logged(&self, key: &str) -> Vec<(u64, f64)> {
         let text = fs::read_to_string(self.log()).unwrap_or_default();
         text.lines()
             .filter_map(|line| {
                 let value: Value = serde_json::from_str(line).ok()?;
-                Some((value["step"].as_u64()?, value["loss"].as_f64()?))
+                Some((value["step"].as_u64()?, value[key].as_f64()?))
             })
             .collect()
     }
@@ -171,6 +171,8 @@ const FREE: &[&str] = &[
     "train.snapshot_every",
     "train.checkpoint_every",
     "train.keep",
+    "train.validate_every",
+    "train.validate_count",
     "sample",
     "data.path",
     "data.workers",
@@ -249,7 +251,7 @@ mod tests {
         fs::write(folder.log(), "{\"step\":1,\"loss\":2.0}\n{\"step\":2,\"loss\":1.5}\n{\"step\":3,\"lo")
             .unwrap();
         folder.rewind_log(1).unwrap();
-        assert_eq!(folder.logged(), [(1, 2.0)]);
+        assert_eq!(folder.logged("loss"), [(1, 2.0)]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a run writes down as it goes: `log.jsonl`, TensorBoard events and the loss curve.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -38,6 +39,7 @@ pub struct Log {
     file: File,
     events: EventWriter,
     points: Vec<(u64, f64)>,
+    held_out: Vec<(u64, f64)>,
 }
 
 impl Log {
@@ -51,7 +53,13 @@ impl Log {
         let file =
             OpenOptions::new().create(true).append(true).open(&path).map_err(|e| Error::write(&path, &e))?;
         let events = EventWriter::create(folder.root())?;
-        Ok(Log { folder: folder.clone(), file, events, points: folder.logged() })
+        Ok(Log {
+            folder: folder.clone(),
+            file,
+            events,
+            points: folder.logged("loss"),
+            held_out: folder.logged("val_loss"),
+        })
     }
 
     /// Writes a record everywhere. `parts` are further losses by name (accuracy, ...).
@@ -82,6 +90,23 @@ impl Log {
         Ok(())
     }
 
+    /// Writes what was measured on held-out data after `step`.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn validation(&mut self, step: u64, values: &BTreeMap<String, f64>) -> Result<()> {
+        let mut line = json!({"step": step});
+        for (name, value) in values {
+            line[name] = json!(value);
+        }
+        self.append(&line)?;
+        let scalars: Vec<(&str, f64)> = values.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        self.events.scalars(step, &scalars)?;
+        self.events.flush()?;
+        self.held_out.extend(values.get("val_loss").map(|loss| (step, *loss)));
+        Ok(())
+    }
+
     /// Writes a sample grid to the TensorBoard events.
     ///
     /// # Errors
@@ -96,7 +121,11 @@ impl Log {
     /// # Errors
     /// Where it cannot be written.
     pub fn draw(&self) -> Result<()> {
-        if self.points.len() < 2 { Ok(()) } else { curve::draw(&self.points, &self.folder.curve()) }
+        if self.points.len() < 2 {
+            Ok(())
+        } else {
+            curve::draw(&self.points, &self.held_out, &self.folder.curve())
+        }
     }
 
     fn append(&mut self, line: &Value) -> Result<()> {

@@ -23,7 +23,7 @@ use crate::solver::{Budget, SolverName, SolverSpec};
 pub fn card(
     recipe: &Recipe,
     shape: &[i64],
-    classes: i64,
+    (classes, rate): (i64, Option<u32>),
     at: Progress,
     ema: Option<&(String, Ema)>,
 ) -> ModelCard {
@@ -36,6 +36,7 @@ pub fn card(
         shape: shape.to_vec(),
         classes,
         range: Range::default(),
+        rate,
         sample: recipe.sample.clone(),
         trained: Trained {
             steps: at.step,

@@ -4,8 +4,8 @@
 //! images seen, so a run that is stopped and resumed repeats the uninterrupted one bit for bit on the
 //! CPU. Nothing is read back from the device between log lines.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use tch::{Device, Kind};
@@ -16,14 +16,16 @@ use super::log::{Log, Record};
 use super::preview;
 use super::resume::{Resume, SCALER, mix, resume_path, split_scaler};
 use super::sums::Sums;
-use crate::data::Dataset;
-use crate::data::loader::{Loader, LoaderOptions};
-use crate::denoiser::network::Compute;
+use super::validate::Validation;
+use crate::data::feed::{Feed, Source};
+use crate::data::loader::LoaderOptions;
+
 use crate::error::{Error, Result};
-use crate::io::{atomic, png};
+use crate::io::atomic;
 use crate::math::rng::SplitMix64;
-use crate::net::Network;
+
 use crate::net::store::{Store, channels_last};
+use crate::net::{Mode, Network};
 use crate::objective::{Batch, Objective};
 use crate::optim::ema::Ema;
 use crate::optim::scaler::Scaler;
@@ -41,6 +43,8 @@ pub enum Event<'a> {
     Step(Progress),
     /// A log line was written.
     Logged(&'a Record),
+    /// The loss on held-out data was measured.
+    Validated(u64, &'a BTreeMap<String, f64>),
     /// A file or folder was written.
     Wrote(&'a Path),
 }
@@ -48,22 +52,24 @@ pub enum Event<'a> {
 /// A run, ready to go on.
 #[derive(Debug)]
 pub struct Trainer {
-    recipe: Recipe,
-    folder: RunFolder,
-    device: Device,
-    shape: Vec<i64>,
-    classes: i64,
+    pub(super) recipe: Recipe,
+    pub(super) folder: RunFolder,
+    pub(super) device: Device,
+    pub(super) shape: Vec<i64>,
+    pub(super) classes: i64,
     net: Box<dyn Network>,
-    store: Store,
-    emas: Vec<(String, Ema)>,
+    pub(super) store: Store,
+    pub(super) emas: Vec<(String, Ema)>,
     optimizer: Box<dyn Optimizer>,
     scaler: Option<Scaler>,
-    objective: Box<dyn Objective>,
-    process: Box<dyn Process>,
-    loader: Loader,
+    pub(super) objective: Box<dyn Objective>,
+    pub(super) process: Box<dyn Process>,
+    feed: Box<dyn Feed>,
+    pub(super) validation: Option<Validation>,
+    pub(super) rate: Option<u32>,
     sums: Sums,
-    log: Log,
-    at: Progress,
+    pub(super) log: Log,
+    pub(super) at: Progress,
     seconds: f64,
     /// Where this sitting began.
     started_at: Progress,
@@ -75,15 +81,8 @@ impl Trainer {
     /// # Errors
     /// Where recipe, data and network do not fit, the folder holds a run of another recipe, or a file
     /// cannot be read or written.
-    pub fn new(
-        recipe: Recipe,
-        data: Arc<dyn Dataset>,
-        out: &Path,
-        device: Device,
-        resume: &Resume,
-    ) -> Result<Self> {
-        let shape: Vec<i64> = data.shape().iter().map(|n| *n as i64).collect();
-        let classes = data.classes() as i64;
+    pub fn new(recipe: Recipe, data: &Source, out: &Path, device: Device, resume: &Resume) -> Result<Self> {
+        let (shape, classes) = (data.shape(), data.classes());
         let precision = recipe.train.precision;
         let store = Store::new(device, precision.storage(), recipe.train.seed);
         let net = recipe.model.build(&store.root(), &shape, classes).map_err(|e| {
@@ -121,16 +120,13 @@ impl Trainer {
             state = saved.state;
         }
         let at = Progress { step: state.step, images: state.images };
-        let loader = Loader::new(
-            data,
-            LoaderOptions {
-                batch: recipe.train.micro_batch() as usize,
-                seed: recipe.train.seed,
-                position: state.images,
-                device,
-                ..LoaderOptions::default()
-            },
-        )?;
+        let feed = data.feed(LoaderOptions {
+            batch: recipe.train.micro_batch() as usize,
+            seed: recipe.train.seed,
+            position: state.images,
+            device,
+            ..LoaderOptions::default()
+        })?;
         atomic::write_bytes(&folder.recipe(), recipe.to_toml()?.as_bytes())?;
         folder.write_env(&crate::torch::device::device_name(device), tch::get_num_threads())?;
         let log = Log::open(&folder, state.step)?;
@@ -148,12 +144,20 @@ impl Trainer {
             scaler,
             objective,
             process,
-            loader,
+            feed,
+            validation: None,
+            rate: data.rate(),
             log,
             at,
             seconds: state.seconds,
             started_at: at,
         })
+    }
+
+    /// Measures the loss on `held_out`, too, as `train.validate_every` says.
+    #[must_use]
+    pub fn validated_on(self, held_out: Source) -> Self {
+        Trainer { validation: Some(Validation::new(held_out)), ..self }
     }
 
     /// Number of trained parameters.
@@ -196,6 +200,8 @@ impl Trainer {
             let lr = self.step()?;
             let due = |every: Option<Count>| every.is_some_and(|every| every.due(before, self.at));
             let spec = &self.recipe.train;
+            let due_validation =
+                due(spec.validate_every) || (spec.validate_every.is_some() && self.at.step == total);
             let (sample, snapshot, save) =
                 (due(spec.sample_every), due(spec.snapshot_every), due(spec.checkpoint_every));
             if due(Some(spec.log_every)) {
@@ -205,6 +211,9 @@ impl Trainer {
                 let record = self.write_log(lr, rate)?;
                 watch(&Event::Logged(&record))?;
                 (interval, interval_images) = (Instant::now(), self.at.images);
+            }
+            if due_validation {
+                self.validate(watch)?;
             }
             if sample {
                 self.draw_samples(watch)?;
@@ -278,16 +287,24 @@ impl Trainer {
 
     /// The next batch on the device, mirrored or augmented as the recipe says.
     fn batch(&mut self, draw_seed: u64) -> Result<Batch> {
-        let loaded = self.loader.next_batch()?;
+        let fed = self.feed.next_batch()?;
         let _no_grad = tch::no_grad_guard();
-        let (mut x, augment) = preview::augment(&self.recipe, loaded.images, draw_seed)?;
+        let (mut x, augment) = preview::augment(&self.recipe, fed.x, draw_seed)?;
         if self.recipe.train.precision == Dtype::F64 {
             x = x.f_to_kind(Kind::Double)?;
         }
-        if self.recipe.train.channels_last {
+        if self.recipe.train.channels_last && x.dim() == 4 {
             x = channels_last(&x)?;
         }
-        Ok(Batch { x, class: loaded.labels, augment, mel: None, draw_seed })
+        Ok(Batch {
+            x,
+            class: fed.class,
+            augment,
+            mel: None,
+            frames: fed.frames,
+            draw_seed,
+            mode: Mode::Train,
+        })
     }
 
     fn write_log(&mut self, lr: f64, images_per_s: f64) -> Result<Record> {
@@ -314,51 +331,6 @@ impl Trainer {
         let parts: Vec<(&str, f64)> = means.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         self.log.write(&record, &parts)?;
         Ok(record)
-    }
-
-    fn draw_samples(&mut self, watch: &mut dyn FnMut(&Event<'_>) -> Result<()>) -> Result<()> {
-        let card = preview::card(&self.recipe, &self.shape, self.classes, self.at, self.emas.first());
-        let weights = self.emas.first().map_or_else(|| self.store.named(), |(_, ema)| ema.named());
-        let compute = self.compute();
-        let Some(picture) =
-            preview::draw(&card, weights, compute, self.device, self.recipe.train.sample_count)?
-        else {
-            return Ok(());
-        };
-        let path = self.folder.samples(self.at.step);
-        png::write(&path, &picture, &[])?;
-        self.log.image(self.at.step, &picture)?;
-        self.log.draw()?;
-        watch(&Event::Wrote(&path))
-    }
-
-    fn compute(&self) -> Compute {
-        let precision = self.recipe.train.precision;
-        Compute {
-            kind: precision.storage(),
-            autocast: precision.autocast(),
-            channels_last: self.recipe.train.channels_last,
-        }
-    }
-
-    /// Writes every average of the weights as a model file; gives the first.
-    fn save_snapshots(&self, watch: &mut dyn FnMut(&Event<'_>) -> Result<()>) -> Result<PathBuf> {
-        let mut first = None;
-        if self.emas.is_empty() {
-            let card = preview::card(&self.recipe, &self.shape, self.classes, self.at, None);
-            let path = self.folder.snapshot(self.at.step, None);
-            crate::io::safetensors::write(&path, self.store.named(), &card.metadata()?)?;
-            watch(&Event::Wrote(&path))?;
-            first = Some(path);
-        }
-        for (i, profile) in self.emas.iter().enumerate() {
-            let card = preview::card(&self.recipe, &self.shape, self.classes, self.at, Some(profile));
-            let path = self.folder.snapshot(self.at.step, (i > 0).then_some(profile.0.as_str()));
-            crate::io::safetensors::write(&path, profile.1.named(), &card.metadata()?)?;
-            watch(&Event::Wrote(&path))?;
-            first.get_or_insert(path);
-        }
-        first.ok_or_else(|| Error::run("no weights to write"))
     }
 
     fn save(&self, watch: &mut dyn FnMut(&Event<'_>) -> Result<()>) -> Result<()> {

@@ -2,12 +2,16 @@
 
 use super::world::Transcript;
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 15] = [
     "train",
     "sample",
     "eval-fid",
+    "eval-nll",
+    "eval-audio",
     "ref-stats",
     "convert",
+    "audio",
+    "plot",
     "inspect",
     "selftest",
     "bench",

@@ -28,12 +28,21 @@ fn places_that_cannot_be_written() {
 #[test]
 fn json_is_one_object_for_every_command() {
     let mut t = Transcript::new();
+    let data = (0..4000).map(|i| (i as f32 * 0.1).sin() / 2.0).collect();
+    let sound = genlib::io::sound::Sound { channels: 1, rate: 8000, data };
+    genlib::io::wav::write_sound(&world().join("sounds-json.wav"), &sound, Default::default()).unwrap();
     for line in [
         "train tiny.toml --data data/digits --out runs/json --json",
         "train tiny.toml --dry-run --json",
         "sample --model runs/plain --out out/json --seeds 0-1 --json",
         "eval-fid --images images/good --ref images/good --features pixel8 --json",
         "ref-stats --data images/good --features pixel8 --out stats/json.npz --json",
+        "audio info sounds-json.wav --json",
+        "audio stats sounds-json.wav --json",
+        "audio quantize sounds-json.wav --json",
+        "audio convert sounds-json.wav out/sounds-json.wav --overwrite --json",
+        "plot sounds-json.wav --out out/sounds-json.png --json",
+        "eval-audio --audio sounds-json.wav --ref sounds-json.wav --ref-split all --metrics lsd --json",
         "inspect models/whole.safetensors --json",
         "inspect runs/plain --json",
         "inspect models/class.pt --json",

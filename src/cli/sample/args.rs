@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::sound::SoundArgs;
 use crate::cli::raw::RawArgs;
 use crate::cli::values::{bound, finite};
 use crate::denoiser::ThresholdSpec;
@@ -25,6 +26,8 @@ pub enum Format {
     Npz,
     /// One safetensors file: `samples` f32 [N, C, H, W], not quantised.
     Safetensors,
+    /// One WAV per sample, named by its seed.
+    Wav,
 }
 
 /// Draw samples from a model
@@ -35,6 +38,7 @@ pub enum Format {
     gen sample --model runs/cifar --seeds 0-99 --class 3 --guidance 2 --format npz --out cats.npz\n  \
     gen sample --model runs/cifar --seeds 0-49999 --shard 1/4 --out fid50k --resume\n  \
     gen sample --model runs/cifar --seeds 7 --out - > seven.png\n  \
+    gen sample --model runs/speech --seconds 2 --temperature 0.9 --out spoken\n  \
     gen sample --model net.pt --process vp --prediction eps --time scaled:999 --shape 3,32,32 --out out\n\n\
     `gen help sample` lists all options: those here, and the finer ones of grids, solvers and output.\n\
     A sample depends on its seed alone: not on --batch, --shard, order or device (up to float\n\
@@ -43,7 +47,7 @@ pub struct SampleArgs {
     /// A run folder, a snapshot, a model folder, a TorchScript module or an AOTInductor package
     #[arg(short, long, visible_alias = "network", alias = "net", value_name = "PATH")]
     pub model: PathBuf,
-    /// Where to write: a folder (png), a file (npz, safetensors), or - for one PNG on stdout
+    /// Where to write: a folder (png, wav), a file (npz, safetensors), or - for one sample on stdout
     #[arg(short, long, aliases = ["outdir", "output_dir"], value_name = "PATH")]
     pub out: PathBuf,
 
@@ -83,6 +87,10 @@ pub struct SampleArgs {
     /// What a bare module is
     #[command(flatten)]
     pub raw: RawArgs,
+
+    /// Sound, and models that draw one value after another
+    #[command(flatten)]
+    pub sound: SoundArgs,
 
     /// Form of the output
     #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Output")]
@@ -354,5 +362,6 @@ pub fn format_of_name(format: Format) -> &'static str {
         Format::Png => "png",
         Format::Npz => "npz",
         Format::Safetensors => "safetensors",
+        Format::Wav => "wav",
     }
 }

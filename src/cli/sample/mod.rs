@@ -1,29 +1,35 @@
-//! `gen sample`: from a model to images.
+//! `gen sample`: from a model to images or sound.
 
 mod args;
+mod drawer;
 mod output;
+mod ranking;
+mod sound;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-use tch::{Device, Kind, Tensor};
+use serde_json::json;
+use tch::{Kind, Tensor};
 
 pub use args::{HowArgs, SampleArgs};
 use args::{Latent, format_of_name};
-use output::{Output, check_shape, format_of, hex};
+use drawer::Drawer;
+use output::{Output, check_shape, format_of};
+pub use sound::SoundArgs;
 
 use super::Globals;
 use super::ui::Ui;
 use crate::error::{Error, Result};
-use crate::io::bytes::Bytes;
 use crate::io::npz::Npz;
 use crate::io::safetensors;
 use crate::model::card::ModelCard;
-use crate::model::open::{OpenOptions, open};
+use crate::model::open::{BLOCK, OpenOptions, open};
 use crate::model::sampler::{Classes, Job, Sampler, Settings};
+use crate::model::tokens::TokenSampler;
 use crate::noise::streams::Rng;
+use crate::objective::ObjectiveSpec;
+use crate::objective::autoregressive::causal;
 use crate::torch::device::device_name;
 use crate::torch::interrupt;
 
@@ -43,43 +49,60 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
         ui.say(format!("note: {note}"));
     }
     let (card, path, files) = (opened.card.clone(), opened.path.clone(), opened.files.clone());
-    let model = opened.denoiser()?;
-    check_shape(args, &card.shape)?;
-    let settings = settings(&args.how, &card, args.rng)?;
     let classes = classes(args.class.as_deref(), card.classes)?;
+    let (model, net);
+    let mut drawer = if let ObjectiveSpec::Autoregressive(objective) = &card.objective {
+        net = opened.net;
+        let block = globals.deterministic.then_some(BLOCK);
+        let tokens = args.sound.tokens(&card, args.rng, block)?;
+        Drawer::Tokens(TokenSampler::new(causal(&*net)?, &objective.quant, card.classes, tokens, device)?)
+    } else {
+        args.sound.check_no_tokens()?;
+        model = opened.denoiser()?;
+        let settings = settings(&args.how, &card, args.rng)?;
+        let sampler = Sampler::new(&model, &shape(args, &card)?, card.classes, settings.clone(), device)?;
+        Drawer::Solver(Box::new(sampler.of_range(card.range)), settings)
+    };
+    let shape = shape(args, &card)?;
+    check_shape(args, &shape, card.rate)?;
     let init =
-        args.init_noise.as_deref().map(|file| latents(file, args.seeds.0.len(), &card.shape)).transpose()?;
-    let sampler = Sampler::new(&model, &card.shape, card.classes, settings.clone(), device)?;
-    let mut sampler = sampler.of_range(card.range);
-    let described = describe(args, &card, (&path, &files), &settings, &sampler, globals, device)?;
-    let (mut output, done) = Output::open(args, &described)?;
+        args.init_noise.as_deref().map(|file| latents(file, args.seeds.0.len(), &shape)).transpose()?;
+    if args.sound.reject.is_some() && args.seeds.0.len() < ranking::FEWEST {
+        return Err(Error::usage(format!("--reject needs at least {} samples", ranking::FEWEST))
+            .at("--reject")
+            .why(format!("{} are asked for", args.seeds.0.len()))
+            .into());
+    }
+    let described = drawer.describe(args, &card, (&path, &files), (globals, device))?;
+    let (mut output, done) = Output::open(args, card.rate, &described)?;
 
     let jobs = jobs(args, &done);
-    let evaluations = sampler.plan().nfe().map_or_else(
+    let evaluations = drawer.nfe().map_or_else(
         || "as many evaluations as it needs".to_owned(),
         |n| count(usize::try_from(n).unwrap_or(usize::MAX), "evaluation"),
     );
     ui.say(format!(
         "{} of {}, {}, {} with {evaluations} each, on {}{}",
         count(jobs.len(), "sample"),
-        card.shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x"),
+        shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x"),
         dtype.name(),
-        settings.solver.name.as_str(),
+        drawer.name(),
         device_name(device),
         if done.is_empty() { String::new() } else { format!(", {} finished already", done.len()) }
     ));
     let start = Instant::now();
-    let mut bar = ui.bar("sampling", jobs.len() as u64, "img");
+    let unit = if card.rate.is_some() { "clips" } else { "img" };
+    let mut bar = ui.bar("sampling", jobs.len() as u64, unit);
     let mut nfe = 0;
     let mut finished = 0;
     for batch in jobs.chunks(args.batch as usize) {
         let begun = Instant::now();
         let before = finished as f64;
-        let mut watch = |progress: &crate::solver::Progress<'_>| {
-            bar.set((before + progress.fraction * batch.len() as f64) as u64);
+        let mut watch = |share: f64| {
+            bar.set((before + share * batch.len() as f64) as u64);
             interrupt::check(&format!("{finished} samples are written; --resume goes on"))
         };
-        let drawn = sampler.draw(batch, &classes, init.as_ref(), &mut watch)?;
+        let drawn = drawer.draw(batch, &classes, init.as_ref(), &mut watch)?;
         nfe = nfe.max(drawn.nfe);
         output.take(batch, &drawn, begun.elapsed().as_secs_f64() * 1e3 / batch.len() as f64)?;
         finished += batch.len();
@@ -87,12 +110,24 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     }
     bar.finish();
     let seconds = start.elapsed().as_secs_f64();
+    if let Some(warning) = output.warning() {
+        ui.warn(warning);
+    }
     if let Some(bytes) = output.finish(&described)? {
         ui.bytes(&bytes)?;
     }
+    if matches!(drawer, Drawer::Tokens(_))
+        && format_of(args, card.rate) == args::Format::Wav
+        && args.out.is_dir()
+    {
+        let kept = ranking::write(&args.out, args.sound.reject)?;
+        if args.sound.reject.is_some() {
+            ui.say(format!("{kept} samples are kept, as samples.jsonl says"));
+        }
+    }
     let rate = finished as f64 / seconds.max(1e-9);
     ui.say(format!(
-        "{} in {}: {rate:.1} img/s, NFE {nfe}, peak memory {:.0} MiB, written to {}",
+        "{} in {}: {rate:.1} {unit}/s, NFE {nfe}, peak memory {:.0} MiB, written to {}",
         count(finished, "sample"),
         super::ui::duration(seconds),
         super::peak_mib(),
@@ -100,13 +135,26 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     ));
     if args.out != Path::new("-") {
         ui.result(&json!({
-            "samples": finished, "skipped": done.len(), "nfe": nfe, "steps": sampler.plan().points().len() - 1,
-            "solver": settings.solver.name.as_str(), "seconds": seconds, "images_per_s": rate,
+            "samples": finished, "skipped": done.len(), "nfe": nfe, "steps": drawer.steps(),
+            "solver": drawer.name(), "seconds": seconds, "images_per_s": rate,
             "peak_mib": super::peak_mib(), "device": device_name(device), "dtype": dtype.name(),
-            "format": format_of_name(format_of(args)), "out": args.out.display().to_string(),
+            "format": format_of_name(format_of(args, card.rate)), "out": args.out.display().to_string(),
         }))?;
     }
     Ok(())
+}
+
+/// Shape of a sample: the model's, with another length where one is asked for.
+fn shape(args: &SampleArgs, card: &ModelCard) -> Result<Vec<i64>> {
+    let mut shape = card.shape.clone();
+    if card.rate.is_some() {
+        if let Some(last) = shape.last_mut() {
+            *last = args.sound.length(card)?;
+        }
+    } else if args.sound.seconds.is_some() || args.sound.length.is_some() {
+        return Err(Error::usage("the model makes no sound").at("--seconds").hint("leave the length out"));
+    }
+    Ok(shape)
 }
 
 /// `1 sample`, `2 samples`.
@@ -198,43 +246,4 @@ fn jobs(args: &SampleArgs, done: &std::collections::BTreeSet<u64>) -> Vec<Job> {
         .step_by(shard.count as usize)
         .filter(|job| !done.contains(&job.seed))
         .collect()
-}
-
-/// Everything the samples depend on beside their seeds, as JSON.
-fn describe(
-    args: &SampleArgs,
-    card: &ModelCard,
-    (path, files): (&Path, &[PathBuf]),
-    settings: &Settings,
-    sampler: &Sampler<'_>,
-    globals: &Globals,
-    device: Device,
-) -> Result<Value> {
-    let mut hash = Sha256::new();
-    for file in files {
-        hash.update(&*Bytes::map(file)?);
-    }
-    let to_json = |value: serde_json::Result<Value>| {
-        value.map_err(|e| Error::run("cannot write the settings").why(e.to_string()))
-    };
-    let points = sampler.plan().points();
-    Ok(json!({
-        "gen": env!("CARGO_PKG_VERSION"),
-        "model": path.file_name().map(|name| name.to_string_lossy()),
-        "model_sha256": hex(&hash.finalize()),
-        "trained": to_json(serde_json::to_value(&card.trained))?,
-        "process": to_json(serde_json::to_value(&card.process))?,
-        "solver": to_json(serde_json::to_value(&settings.solver))?,
-        "nfe": sampler.plan().nfe(),
-        "t": points.iter().map(|p| p.t).collect::<Vec<_>>(),
-        "sigma": points.iter().map(|p| p.rho()).map(|rho| if rho.is_finite() { json!(rho) } else { Value::Null }).collect::<Vec<_>>(),
-        "guidance": settings.guidance,
-        "class": args.class,
-        "init_noise": args.init_noise.as_ref().map(|p| p.display().to_string()),
-        "rng": to_json(serde_json::to_value(settings.rng))?,
-        "dtype": globals.dtype.unwrap_or_default().name(),
-        "deterministic": globals.deterministic,
-        "latent_dtype": if settings.latent == Kind::Double { "f64" } else { "f32" },
-        "device": if matches!(device, Device::Cpu) { "cpu" } else { "cuda" },
-    }))
 }

@@ -1,4 +1,4 @@
-//! Where samples go: PNG files with a manifest, one array file, or stdout.
+//! Where samples go: PNG or WAV files with a manifest, one array file, or stdout.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
@@ -13,6 +13,8 @@ use super::args::{Format, SampleArgs};
 use crate::error::{Error, Result};
 use crate::io::npy::Dtype;
 use crate::io::picture::{Picture, quantize};
+use crate::io::sound::Sound;
+use crate::io::wav::{self, Normalize, WavFormat, Written};
 use crate::io::{atomic, bytes, npz, png, safetensors, sheet};
 use crate::model::sampler::{Drawn, Job};
 
@@ -23,6 +25,16 @@ const SHEET: usize = 1024;
 pub struct Output {
     place: Place,
     sheet: Option<(PathBuf, Vec<Tensor>)>,
+    encoder: Encoder,
+    /// What happened to sound on its way into files, all together.
+    written: Written,
+}
+
+/// How one sample becomes a file.
+#[derive(Debug, Clone, Copy)]
+enum Encoder {
+    Picture,
+    Sound { rate: u32, format: WavFormat, normalize: Normalize },
 }
 
 enum Place {
@@ -32,10 +44,11 @@ enum Place {
 }
 
 /// The format that the flags ask for.
-pub fn format_of(args: &SampleArgs) -> Format {
+pub fn format_of(args: &SampleArgs, rate: Option<u32>) -> Format {
     args.format.unwrap_or_else(|| match args.out.extension().and_then(|e| e.to_str()) {
         Some("npz") => Format::Npz,
         Some("safetensors") => Format::Safetensors,
+        _ if rate.is_some() => Format::Wav,
         _ => Format::Png,
     })
 }
@@ -45,24 +58,27 @@ impl Output {
     ///
     /// # Errors
     /// Where the place cannot be written, is not empty, or holds samples of other settings.
-    pub fn open(args: &SampleArgs, settings: &Value) -> Result<(Self, BTreeSet<u64>)> {
+    pub fn open(args: &SampleArgs, rate: Option<u32>, settings: &Value) -> Result<(Self, BTreeSet<u64>)> {
         if let Some(path) = &args.grid_image {
             atomic::check(path)?;
         }
         let sheet = args.grid_image.clone().map(|path| (path, Vec::new()));
+        let encoder = rate.map_or(Encoder::Picture, |rate| Encoder::Sound {
+            rate,
+            format: args.sound.bit_depth,
+            normalize: args.sound.normalize,
+        });
+        let format = format_of(args, rate);
+        let output = |place| Output { place, sheet, encoder, written: Written::default() };
         if args.out == Path::new("-") {
-            if format_of(args) != Format::Png {
-                return Err(Error::usage("only PNG goes to stdout")
+            if !matches!(format, Format::Png | Format::Wav) {
+                return Err(Error::usage("only PNG and WAV go to stdout")
                     .at("--out -")
                     .hint("leave --format out, or name a file with --out"));
             }
-            return Ok((
-                Output { place: Place::Stdout { image: None, images: Vec::new() }, sheet },
-                BTreeSet::new(),
-            ));
+            return Ok((output(Place::Stdout { image: None, images: Vec::new() }), BTreeSet::new()));
         }
-        let format = format_of(args);
-        if format != Format::Png {
+        if !matches!(format, Format::Png | Format::Wav) {
             if args.out.exists() && !args.overwrite {
                 return Err(Error::usage("file exists")
                     .at(args.out.display())
@@ -74,10 +90,10 @@ impl Output {
             atomic::check(&args.out)?;
             let place =
                 Place::Arrays { path: args.out.clone(), format, images: Vec::new(), classes: Vec::new() };
-            return Ok((Output { place, sheet }, BTreeSet::new()));
+            return Ok((output(place), BTreeSet::new()));
         }
         let (place, done) = open_folder(args, settings)?;
-        Ok((Output { place, sheet }, done))
+        Ok((output(place), done))
     }
 
     /// Takes a batch.
@@ -86,10 +102,12 @@ impl Output {
     /// Where it cannot be written.
     pub fn take(&mut self, jobs: &[Job], drawn: &Drawn, millis: f64) -> Result<()> {
         let host = drawn.x.f_to_device(tch::Device::Cpu)?;
-        let bytes = quantize(&host)?;
+        let picture = matches!(self.encoder, Encoder::Picture);
+        let bytes = if picture { quantize(&host)? } else { host.shallow_clone() };
         if let Some((_, kept)) = &mut self.sheet {
             kept.push(bytes.shallow_clone());
         }
+        let encoder = self.encoder;
         match &mut self.place {
             Place::Arrays { format, images, classes, .. } => {
                 // Latents of an autoencoder are no pictures: they stay unquantised.
@@ -99,38 +117,43 @@ impl Output {
             }
             Place::Stdout { image, images } => {
                 if jobs.len() == 1 && image.is_none() {
-                    let picture = Picture::from_tensor(&bytes.f_get(0)?)?;
-                    *image = Some(png::encode(&picture, &[])?);
+                    *image = Some(encoder.file(&bytes.f_get(0)?, None)?.0);
                 }
                 images.push(bytes);
             }
             Place::Folder { root, subdirs, manifest, manifest_path, text } => {
                 for (i, job) in jobs.iter().enumerate() {
                     let class = drawn.classes.as_ref().map(|c| c[i]);
-                    let name = if *subdirs {
-                        format!("{:06}/{:06}.png", job.seed - job.seed % 1000, job.seed)
-                    } else {
-                        format!("{:06}.png", job.seed)
-                    };
+                    let file = format!("{:06}.{}", job.seed, encoder.extension());
+                    let name =
+                        if *subdirs { format!("{:06}/{file}", job.seed - job.seed % 1000) } else { file };
                     let path = root.join(&name);
                     if let Some(folder) = path.parent() {
                         std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, &e))?;
                     }
-                    let picture = Picture::from_tensor(&bytes.f_get(i as i64)?)?;
                     let parameters = text.as_ref().map(|settings| {
                         let mut own = settings.clone();
                         own["seed"] = json!(job.seed);
                         own["class"] = json!(class);
                         own.to_string()
                     });
-                    let chunks: Vec<(&str, &str)> =
-                        parameters.iter().map(|text| ("gen:parameters", text.as_str())).collect();
-                    let file = png::encode(&picture, &chunks)?;
+                    let (file, written) = encoder.file(&bytes.f_get(i as i64)?, parameters.as_deref())?;
                     atomic::write_bytes(&path, &file)?;
-                    let line = json!({
+                    let mut line = json!({
                         "seed": job.seed, "file": name, "class": class, "nfe": drawn.nfe,
                         "sha256": hex(&Sha256::digest(&file)), "ms": (millis * 100.0).round() / 100.0,
                     });
+                    let own = line.as_object_mut();
+                    if let (Some(own), Some(written)) = (own, written) {
+                        own.insert("clipped".into(), json!(written.clipped));
+                        own.insert("peak".into(), json!(written.peak));
+                        self.written.samples += written.samples;
+                        self.written.clipped += written.clipped;
+                        self.written.peak = self.written.peak.max(written.peak);
+                        if let Some(extra) = drawn.extra.get(i) {
+                            own.extend(extra.clone());
+                        }
+                    }
                     manifest
                         .write_all(format!("{line}\n").as_bytes())
                         .map_err(|e| Error::write(manifest_path, &e))?;
@@ -139,6 +162,11 @@ impl Output {
             }
         }
         Ok(())
+    }
+
+    /// What a person should know about what was written.
+    pub fn warning(&self) -> Option<String> {
+        self.written.warning()
     }
 
     /// Writes what could only be written at the end; the bytes for stdout, if that is the place.
@@ -152,7 +180,12 @@ impl Output {
         match self.place {
             Place::Folder { .. } => Ok(None),
             Place::Stdout { image: Some(image), images } if images.len() == 1 => Ok(Some(image)),
-            Place::Stdout { images, .. } => Ok(Some(png::encode(&contact_sheet(&images)?, &[])?)),
+            Place::Stdout { images, .. } if matches!(self.encoder, Encoder::Picture) => {
+                Ok(Some(png::encode(&contact_sheet(&images)?, &[])?))
+            }
+            Place::Stdout { .. } => Err(Error::usage("one WAV goes to stdout")
+                .at("--out -")
+                .hint("name one seed with --seeds, or a folder with --out")),
             Place::Arrays { path, format, images, classes } => {
                 let all = Tensor::f_cat(&images, 0)?;
                 if format == Format::Npz {
@@ -171,6 +204,32 @@ impl Output {
     }
 }
 
+impl Encoder {
+    fn extension(self) -> &'static str {
+        match self {
+            Encoder::Picture => "png",
+            Encoder::Sound { .. } => "wav",
+        }
+    }
+
+    /// The file of a sample with its parameters; of sound also what happened to it on the way.
+    fn file(self, sample: &Tensor, parameters: Option<&str>) -> Result<(Vec<u8>, Option<Written>)> {
+        match self {
+            Encoder::Picture => {
+                let chunks: Vec<(&str, &str)> =
+                    parameters.iter().map(|text| ("gen:parameters", *text)).collect();
+                Ok((png::encode(&Picture::from_tensor(sample)?, &chunks)?, None))
+            }
+            Encoder::Sound { rate, format, normalize } => {
+                let mut sound = Sound::from_tensor(sample, rate)?;
+                normalize.apply(&mut sound);
+                let (bytes, written) = wav::encode(&sound, format)?;
+                Ok((bytes, Some(written)))
+            }
+        }
+    }
+}
+
 /// Whether samples of this shape are pictures: grey, or of three colours.
 fn is_picture(shape: &[i64]) -> bool {
     matches!(shape, [1 | 3, _, _])
@@ -180,8 +239,17 @@ fn is_picture(shape: &[i64]) -> bool {
 ///
 /// # Errors
 /// A usage error for pictures of samples that are none.
-pub fn check_shape(args: &SampleArgs, shape: &[i64]) -> Result<()> {
-    let place = match (format_of(args), &args.grid_image) {
+pub fn check_shape(args: &SampleArgs, shape: &[i64], rate: Option<u32>) -> Result<()> {
+    let place = match (format_of(args, rate), &args.grid_image) {
+        (Format::Wav, _) if rate.is_none() => {
+            return Err(Error::usage("the model makes no sound").at("--format wav"));
+        }
+        (Format::Png, _) if rate.is_some() => {
+            return Err(Error::usage("the model makes sound")
+                .at("--format png")
+                .hint("`gen plot` draws the spectrogram of a WAV file"));
+        }
+        (_, None) if rate.is_some() => return Ok(()),
         _ if is_picture(shape) => return Ok(()),
         (Format::Png, _) => "--format png",
         (_, Some(_)) => "--grid-image",

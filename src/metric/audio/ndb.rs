@@ -1,0 +1,122 @@
+//! Number of statistically different bins (Richardson and Weiss 2018, "On GANs and GMMs").
+//!
+//! The reference's features are divided into K cells by k-means; a cell is different where the shares of the
+//! reference and of the generated set in it differ in a two-proportion z-test at the level 0.05.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{Error, Result};
+use crate::io::bytes::tensor_to_f64;
+use crate::math::rng::SplitMix64;
+use crate::metric::distance::{rows, same_width};
+
+/// Rounds of k-means.
+const ROUNDS: usize = 100;
+/// The two-sided bound of the standard normal at the level 0.05.
+const BOUND: f64 = 1.959_963_984_540_054;
+
+/// The share of `cells` cells of the reference `y` `[m, d]` in which generated features `x` `[n, d]` differ.
+///
+/// # Errors
+/// Where widths differ, or there are fewer reference features than cells.
+#[allow(clippy::cast_precision_loss)]
+pub fn ndb(x: &Tensor, y: &Tensor, cells: usize, seed: u64) -> Result<f64> {
+    same_width(x, y)?;
+    let (n, m) = (rows(x)?.0, rows(y)?.0);
+    if cells == 0 || m < cells || n == 0 {
+        return Err(Error::data(format!("{m} reference sounds"))
+            .why(format!("{cells} cells need at least as many"))
+            .hint("ask for fewer cells, or give a larger reference"));
+    }
+    let host = |t: &Tensor| -> Result<Tensor> { Ok(t.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?) };
+    let (x, y) = (host(x)?, host(y)?);
+    let centres = k_means(&y, cells, seed)?;
+    let counts = |t: &Tensor| -> Result<Vec<f64>> {
+        let nearest = Tensor::f_cdist(t, &centres, 2.0, 2)?.f_argmin(1, false)?;
+        tensor_to_f64(&nearest.f_bincount::<Tensor>(None, cells as i64)?)
+    };
+    let (own, other) = (counts(&x)?, counts(&y)?);
+    let different = own.iter().zip(&other).filter(|(a, b)| differs(**a, n as f64, **b, m as f64)).count();
+    Ok(different as f64 / cells as f64)
+}
+
+/// Whether `a` of `n` and `b` of `m` are different shares.
+fn differs(a: f64, n: f64, b: f64, m: f64) -> bool {
+    let pooled = (a + b) / (n + m);
+    let deviation = (pooled * (1.0 - pooled) * (1.0 / n + 1.0 / m)).sqrt();
+    deviation > 0.0 && ((a / n - b / m) / deviation).abs() > BOUND
+}
+
+/// Lloyd's algorithm from centres spread by k-means++ (Arthur and Vassilvitskii 2007).
+#[allow(clippy::cast_possible_wrap)]
+fn k_means(y: &Tensor, cells: usize, seed: u64) -> Result<Tensor> {
+    let (m, _) = y.size2()?;
+    let mut random = SplitMix64::new(seed);
+    let first = random.below(m.unsigned_abs()) as i64;
+    let mut centres = vec![y.f_narrow(0, first, 1)?];
+    let mut nearest =
+        tensor_to_f64(&y.f_sub(&centres[0])?.f_square()?.f_sum_dim_intlist(1i64, false, Kind::Double)?)?;
+    while centres.len() < cells {
+        let total: f64 = nearest.iter().sum();
+        let mut left = random.uniform() * total;
+        let chosen = nearest.iter().position(|d| {
+            left -= d;
+            left < 0.0
+        });
+        let next = y.f_narrow(0, chosen.unwrap_or(nearest.len() - 1) as i64, 1)?;
+        let distance =
+            tensor_to_f64(&y.f_sub(&next)?.f_square()?.f_sum_dim_intlist(1i64, false, Kind::Double)?)?;
+        nearest.iter_mut().zip(distance).for_each(|(a, b)| *a = a.min(b));
+        centres.push(next);
+    }
+    let mut centres = Tensor::f_cat(&centres, 0)?;
+    let mut before: Option<Tensor> = None;
+    for _ in 0..ROUNDS {
+        let own = Tensor::f_cdist(y, &centres, 2.0, 2)?.f_argmin(1, false)?;
+        if before.as_ref().is_some_and(|b| b.equal(&own)) {
+            break;
+        }
+        let one = own.f_one_hot(cells as i64)?.f_to_kind(Kind::Double)?;
+        let sizes = one.f_sum_dim_intlist(0i64, false, Kind::Double)?.f_unsqueeze(1)?;
+        let means = one.f_transpose(0, 1)?.f_matmul(y)?.f_div(&sizes.f_clamp_min(1.0)?)?;
+        // A cell that lost all its members keeps its centre.
+        centres = means.f_where_self(&sizes.f_gt(0.0)?, &centres)?;
+        before = Some(own);
+    }
+    Ok(centres)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::torch::shim::Generator;
+
+    #[test]
+    fn equal_sets_do_not_differ_and_missing_modes_do() {
+        let mut random = Generator::new(1).unwrap();
+        let spots = |random: &mut Generator, of: &[i64], n: i64| {
+            let parts: Vec<Tensor> = of
+                .iter()
+                .map(|k| {
+                    random.normal(&[n, 2], Kind::Float).unwrap() * 0.01
+                        + Tensor::from_slice(&[*k as f32, 0.0])
+                })
+                .collect();
+            Tensor::cat(&parts, 0)
+        };
+        let all: Vec<i64> = (0..10).collect();
+        let y = spots(&mut random, &all, 100);
+        let same = spots(&mut random, &all, 80);
+        assert!(ndb(&same, &y, 10, 0).unwrap() <= 0.1);
+        let half = spots(&mut random, &all[..5], 160);
+        assert_eq!(ndb(&half, &y, 10, 0).unwrap(), 1.0, "five modes are missing, five have too much");
+        assert!(ndb(&same, &y, 2000, 0).is_err());
+    }
+
+    #[test]
+    fn the_test_is_the_two_proportion_one() {
+        // 30 of 100 against 20 of 100: z = 0.1 / sqrt(0.25 0.75 0.02) = 1.633; 35 of 100: z = 2.371.
+        assert!(!differs(30.0, 100.0, 20.0, 100.0) && differs(35.0, 100.0, 20.0, 100.0));
+        assert!(!differs(0.0, 10.0, 0.0, 10.0));
+    }
+}
