@@ -366,52 +366,48 @@ fn training_tells_noise_levels_apart() {
     let process: ProcessSpec = toml::from_str("type = \"ddpm\"\nsteps = 50\nbeta_end = 0.05").unwrap();
     let process = process.build().unwrap();
     let steps = 250;
-    for spec in [
-        NetSpec::DiffWave(DiffWaveConfig {
-            res_channels: 16,
-            skip_channels: 16,
-            layers: 6,
-            dilation_cycle: 6,
-            ..DiffWaveConfig::default()
-        }),
-        NetSpec::DiffWaveSashimi(small()),
-    ] {
-        let store = Store::new(Device::Cpu, Kind::Float, 1);
-        let net = spec.build(&store.root(), &[1, 128], 0).unwrap();
-        let mut noise = Generator::new(9).unwrap();
-        let mut loss = |indices: &[i64], seed: u64| {
-            let x = tones(16, 128, seed);
-            let at = |of: &dyn Fn(&genlib::process::Point) -> f64| {
-                let list: Vec<f64> = (0..16)
-                    .map(|i| {
-                        let index = indices[i % indices.len()] as f64;
-                        of(&genlib::process::Point::new(process.as_ref(), (index + 1.0) / 50.0))
-                    })
-                    .collect();
-                Tensor::from_slice(&list).to_kind(Kind::Float).reshape([16, 1, 1])
-            };
-            let t: Vec<f32> = (0..16).map(|i| indices[i % indices.len()] as f32).collect();
-            let eps = noise.normal(&[16, 1, 128], Kind::Float).unwrap();
-            let noisy = x * at(&|p| p.alpha) + &eps * at(&|p| p.sigma);
-            let out = net.forward(&noisy, &Tensor::from_slice(&t), &Cond::default(), Mode::Train).unwrap();
-            (out - eps).square().mean(Kind::Float)
+    let spec = NetSpec::DiffWave(DiffWaveConfig {
+        res_channels: 16,
+        skip_channels: 16,
+        layers: 6,
+        dilation_cycle: 6,
+        ..DiffWaveConfig::default()
+    });
+    let store = Store::new(Device::Cpu, Kind::Float, 1);
+    let net = spec.build(&store.root(), &[1, 128], 0).unwrap();
+    let mut noise = Generator::new(9).unwrap();
+    let mut loss = |indices: &[i64], seed: u64| {
+        let x = tones(16, 128, seed);
+        let at = |of: &dyn Fn(&genlib::process::Point) -> f64| {
+            let list: Vec<f64> = (0..16)
+                .map(|i| {
+                    let index = indices[i % indices.len()] as f64;
+                    of(&genlib::process::Point::new(process.as_ref(), (index + 1.0) / 50.0))
+                })
+                .collect();
+            Tensor::from_slice(&list).to_kind(Kind::Float).reshape([16, 1, 1])
         };
-        let optim: genlib::optim::OptimSpec = toml::from_str("type = \"adam\"\nlr = 2e-3").unwrap();
-        let mut optimizer = optim.build(store.trainable()).unwrap();
-        let mut rng = genlib::math::rng::SplitMix64::new(5);
-        for step in 0..steps {
-            let indices: Vec<i64> = (0..16).map(|_| (50.0 * rng.uniform()) as i64).collect();
-            loss(&indices, 100 + step).backward();
-            optimizer.step(2e-3, None).unwrap();
-            optimizer.zero_grad().unwrap();
-        }
-        let _guard = tch::no_grad_guard();
-        let mut at = |index: i64| (0..8).map(|i| loss(&[index], i).double_value(&[])).sum::<f64>() / 8.0;
-        let levels = [0, 5, 15, 45].map(&mut at);
-        // The noise is plain to see where there is much of it.
-        assert!(levels.windows(2).all(|pair| pair[1] < pair[0]), "{levels:?}");
-        assert!(levels[3] < 0.3 * levels[0], "{levels:?}");
+        let t: Vec<f32> = (0..16).map(|i| indices[i % indices.len()] as f32).collect();
+        let eps = noise.normal(&[16, 1, 128], Kind::Float).unwrap();
+        let noisy = x * at(&|p| p.alpha) + &eps * at(&|p| p.sigma);
+        let out = net.forward(&noisy, &Tensor::from_slice(&t), &Cond::default(), Mode::Train).unwrap();
+        (out - eps).square().mean(Kind::Float)
+    };
+    let optim: genlib::optim::OptimSpec = toml::from_str("type = \"adam\"\nlr = 2e-3").unwrap();
+    let mut optimizer = optim.build(store.trainable()).unwrap();
+    let mut rng = genlib::math::rng::SplitMix64::new(5);
+    for step in 0..steps {
+        let indices: Vec<i64> = (0..16).map(|_| (50.0 * rng.uniform()) as i64).collect();
+        loss(&indices, 100 + step).backward();
+        optimizer.step(2e-3, None).unwrap();
+        optimizer.zero_grad().unwrap();
     }
+    let _guard = tch::no_grad_guard();
+    let mut at = |index: i64| (0..8).map(|i| loss(&[index], i).double_value(&[])).sum::<f64>() / 8.0;
+    let levels = [0, 5, 15, 45].map(&mut at);
+    // The noise is plain to see where there is much of it.
+    assert!(levels.windows(2).all(|pair| pair[1] < pair[0]), "{levels:?}");
+    assert!(levels[3] < 0.3 * levels[0], "{levels:?}");
 }
 
 #[test]
