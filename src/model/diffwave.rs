@@ -112,7 +112,7 @@ pub(super) fn mel(source: &Source, start: &str) -> Result<Option<MelConfig>> {
     let upsample = (0..count(source, &stages)?)
         .map(|i| Ok(sized(source, &format!("{stages}{i}.weight_v"), 4)?[3] / 2))
         .collect::<Result<_>>()?;
-    Ok(Some(MelConfig { bands, upsample, shared: false }))
+    Ok(Some(MelConfig { bands, upsample, ..MelConfig::default() }))
 }
 
 /// The file holds one set of weights.

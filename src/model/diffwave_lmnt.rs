@@ -14,7 +14,7 @@ use super::load::Loaded;
 use super::open::OpenOptions;
 use super::source::Source;
 use crate::error::{Error, Result};
-use crate::net::diffwave::{DiffWaveConfig, MelConfig, StepTable};
+use crate::net::diffwave::{DiffWaveConfig, MelConfig, MelFeatures, StepTable};
 use crate::net::spec::NetSpec;
 use crate::process::ProcessSpec;
 
@@ -100,7 +100,12 @@ fn network(
         let stage = |i: i64| -> Result<i64> {
             Ok(shape(&format!("spectrogram_upsampler.conv{i}.weight"), 4)?[3] / 2)
         };
-        Some(MelConfig { bands, upsample: vec![stage(1)?, stage(2)?], shared: true })
+        Some(MelConfig {
+            bands,
+            upsample: vec![stage(1)?, stage(2)?],
+            shared: true,
+            features: MelFeatures::Lmnt,
+        })
     } else {
         None
     };

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use tch::Tensor;
 
 use crate::error::Result;
+use crate::torch::spectrum::MelSpectrogram;
 
 pub mod adm;
 pub mod causal;
@@ -69,6 +70,10 @@ pub trait Network: Debug {
     /// Number of classes it can be conditioned on; 0 if it cannot.
     fn classes(&self) -> i64 {
         0
+    }
+    /// The spectrogram of its own waveforms that it is conditioned on, if it is a vocoder.
+    fn spectrogram(&self) -> Option<MelSpectrogram> {
+        None
     }
     /// The network as one over sequences of tokens, where it is one.
     fn causal(&self) -> Option<&dyn causal::Causal> {

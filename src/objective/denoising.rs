@@ -191,10 +191,22 @@ impl Objective for Denoising {
         let cond = Cond {
             class,
             augment: batch.augment.as_ref().map(Tensor::shallow_clone),
-            mel: batch.mel.as_ref().map(Tensor::shallow_clone),
+            mel: spectrum(net, batch)?,
         };
         let eps = batch.x.f_randn_like()?;
         self.loss_at(net, &points, &eps, (&cond, batch.mode), &batch.x)
+    }
+}
+
+/// The spectrogram of a batch: that which is given, or that of its waveforms `[B, 1, L]` for a vocoder.
+fn spectrum(net: &dyn Network, batch: &Batch) -> Result<Option<Tensor>> {
+    match (&batch.mel, net.spectrogram()) {
+        (Some(mel), _) => Ok(Some(mel.shallow_clone())),
+        (None, Some(spectrogram)) => {
+            let _guard = tch::no_grad_guard();
+            Ok(Some(spectrogram.run(&batch.x.f_mean_dim([1i64].as_slice(), false, None::<Kind>)?)?))
+        }
+        (None, None) => Ok(None),
     }
 }
 

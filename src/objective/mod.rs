@@ -31,7 +31,7 @@ pub struct Batch {
     pub augment: Option<Tensor>,
     /// Valid frames of each clip, `[B]` i64, where clips are padded.
     pub frames: Option<Tensor>,
-    /// Mel spectrogram of each sample, `[B, bands, frames]`.
+    /// Mel spectrogram of each sample, `[B, bands, frames]`; where there is none, vocoders are trained on that of x.
     pub mel: Option<Tensor>,
     /// Seed of this batch's host draws (times, dropped classes).
     pub draw_seed: u64,

@@ -1,7 +1,7 @@
 //! The networks by themselves: published sizes, what they depend on, and how they start.
 
 use genlib::denoiser::network::Compute;
-use genlib::net::diffwave::{DiffWaveConfig, DiffWaveSashimiConfig, MelConfig, StepTable};
+use genlib::net::diffwave::{DiffWaveConfig, DiffWaveSashimiConfig, MelConfig, MelFeatures, StepTable};
 use genlib::net::layers::ssm::{S4, S4Config, SsmMode};
 use genlib::net::spec::NetSpec;
 use genlib::net::store::Store;
@@ -109,15 +109,8 @@ fn a_new_network_is_silent_and_its_loss_is_that_of_silence() {
         let quiet =
             net.forward(&x, &Tensor::zeros([64], (Kind::Float, Device::Cpu)), &Cond::default(), Mode::Eval);
         assert_eq!(quiet.unwrap().abs().max().double_value(&[]), 0.0);
-        let batch = Batch {
-            x,
-            class: None,
-            augment: None,
-            mel: None,
-            frames: None,
-            draw_seed: 3,
-            mode: genlib::net::Mode::Train,
-        };
+        let batch =
+            Batch { x, class: None, augment: None, mel: None, frames: None, mode: Mode::Train, draw_seed: 3 };
         let losses = objective.build().unwrap().loss(net.as_ref(), process.as_ref(), &batch).unwrap();
         let got = losses.total.double_value(&[]);
         // 262144 values: the errors of the means are 0.0028 and 0.0012.
@@ -147,7 +140,7 @@ pub fn learns(spec: &NetSpec, length: i64, mel: Option<Tensor>) {
 
 #[test]
 fn every_parameter_learns() {
-    let mel = Some(MelConfig { bands: 5, upsample: vec![2, 4], shared: false });
+    let mel = Some(MelConfig { bands: 5, upsample: vec![2, 4], ..MelConfig::default() });
     let spectrum = || Some(data("mel", &[2, 5, 9]).to_kind(Kind::Float));
     learns(&NetSpec::DiffWave(tiny()), 64, None);
     learns(
@@ -185,7 +178,7 @@ fn what_does_not_fit_is_refused() {
         );
     }
     let (plain, _a) = woken(&NetSpec::DiffWave(tiny()), Kind::Float, 64);
-    let mel = Some(MelConfig { bands: 5, upsample: vec![2, 4], shared: false });
+    let mel = Some(MelConfig { bands: 5, upsample: vec![2, 4], ..MelConfig::default() });
     let (vocoder, _b) = woken(&NetSpec::DiffWave(DiffWaveConfig { mel, ..tiny() }), Kind::Float, 64);
     let fails = |net: &dyn Network, x: &[i64], mel: Option<&[i64]>, word: &str| {
         let float = (Kind::Float, Device::Cpu);
@@ -244,7 +237,7 @@ fn every_parameter_of_a_state_space_network_learns() {
         [(true, SsmMode::Dplr, None), (false, SsmMode::S4d, None), (true, SsmMode::Dplr, Some(vec![2, 4]))]
     {
         let spectrum = mel.is_some().then(|| data("mel", &[2, 5, 9]).to_kind(Kind::Float));
-        let mel = mel.map(|upsample| MelConfig { bands: 5, upsample, shared: false });
+        let mel = mel.map(|upsample| MelConfig { bands: 5, upsample, ..MelConfig::default() });
         learns(&NetSpec::DiffWaveSashimi(DiffWaveSashimiConfig { unet, ssm, mel, ..small() }), 64, spectrum);
     }
 }
@@ -329,15 +322,8 @@ fn recipes_build_their_networks() {
         let net = TimeProbe::default();
         let process = recipe.process.build().unwrap();
         let x = Tensor::zeros([4096, 1, 1], (Kind::Float, Device::Cpu));
-        let batch = Batch {
-            x,
-            class: None,
-            augment: None,
-            mel: None,
-            frames: None,
-            draw_seed: 3,
-            mode: genlib::net::Mode::Train,
-        };
+        let batch =
+            Batch { x, class: None, augment: None, mel: None, frames: None, mode: Mode::Train, draw_seed: 3 };
         recipe.objective.build().unwrap().loss(&net, process.as_ref(), &batch).unwrap();
         let t = net.0.take().unwrap();
         let off = (&t - t.round()).abs().max().double_value(&[]);
@@ -380,50 +366,89 @@ fn training_tells_noise_levels_apart() {
     let process: ProcessSpec = toml::from_str("type = \"ddpm\"\nsteps = 50\nbeta_end = 0.05").unwrap();
     let process = process.build().unwrap();
     let steps = 250;
-    for spec in [
-        NetSpec::DiffWave(DiffWaveConfig {
-            res_channels: 16,
-            skip_channels: 16,
-            layers: 6,
-            dilation_cycle: 6,
-            ..DiffWaveConfig::default()
-        }),
-        NetSpec::DiffWaveSashimi(small()),
-    ] {
-        let store = Store::new(Device::Cpu, Kind::Float, 1);
-        let net = spec.build(&store.root(), &[1, 128], 0).unwrap();
-        let mut noise = Generator::new(9).unwrap();
-        let mut loss = |indices: &[i64], seed: u64| {
-            let x = tones(16, 128, seed);
-            let at = |of: &dyn Fn(&genlib::process::Point) -> f64| {
-                let list: Vec<f64> = (0..16)
-                    .map(|i| {
-                        let index = indices[i % indices.len()] as f64;
-                        of(&genlib::process::Point::new(process.as_ref(), (index + 1.0) / 50.0))
-                    })
-                    .collect();
-                Tensor::from_slice(&list).to_kind(Kind::Float).reshape([16, 1, 1])
-            };
-            let t: Vec<f32> = (0..16).map(|i| indices[i % indices.len()] as f32).collect();
-            let eps = noise.normal(&[16, 1, 128], Kind::Float).unwrap();
-            let noisy = x * at(&|p| p.alpha) + &eps * at(&|p| p.sigma);
-            let out = net.forward(&noisy, &Tensor::from_slice(&t), &Cond::default(), Mode::Train).unwrap();
-            (out - eps).square().mean(Kind::Float)
+    let spec = NetSpec::DiffWave(DiffWaveConfig {
+        res_channels: 16,
+        skip_channels: 16,
+        layers: 6,
+        dilation_cycle: 6,
+        ..DiffWaveConfig::default()
+    });
+    let store = Store::new(Device::Cpu, Kind::Float, 1);
+    let net = spec.build(&store.root(), &[1, 128], 0).unwrap();
+    let mut noise = Generator::new(9).unwrap();
+    let mut loss = |indices: &[i64], seed: u64| {
+        let x = tones(16, 128, seed);
+        let at = |of: &dyn Fn(&genlib::process::Point) -> f64| {
+            let list: Vec<f64> = (0..16)
+                .map(|i| {
+                    let index = indices[i % indices.len()] as f64;
+                    of(&genlib::process::Point::new(process.as_ref(), (index + 1.0) / 50.0))
+                })
+                .collect();
+            Tensor::from_slice(&list).to_kind(Kind::Float).reshape([16, 1, 1])
         };
-        let optim: genlib::optim::OptimSpec = toml::from_str("type = \"adam\"\nlr = 2e-3").unwrap();
-        let mut optimizer = optim.build(store.trainable()).unwrap();
-        let mut rng = genlib::math::rng::SplitMix64::new(5);
-        for step in 0..steps {
-            let indices: Vec<i64> = (0..16).map(|_| (50.0 * rng.uniform()) as i64).collect();
-            loss(&indices, 100 + step).backward();
-            optimizer.step(2e-3, None).unwrap();
-            optimizer.zero_grad().unwrap();
-        }
-        let _guard = tch::no_grad_guard();
-        let mut at = |index: i64| (0..8).map(|i| loss(&[index], i).double_value(&[])).sum::<f64>() / 8.0;
-        let levels = [0, 5, 15, 45].map(&mut at);
-        // The noise is plain to see where there is much of it.
-        assert!(levels.windows(2).all(|pair| pair[1] < pair[0]), "{levels:?}");
-        assert!(levels[3] < 0.3 * levels[0], "{levels:?}");
+        let t: Vec<f32> = (0..16).map(|i| indices[i % indices.len()] as f32).collect();
+        let eps = noise.normal(&[16, 1, 128], Kind::Float).unwrap();
+        let noisy = x * at(&|p| p.alpha) + &eps * at(&|p| p.sigma);
+        let out = net.forward(&noisy, &Tensor::from_slice(&t), &Cond::default(), Mode::Train).unwrap();
+        (out - eps).square().mean(Kind::Float)
+    };
+    let optim: genlib::optim::OptimSpec = toml::from_str("type = \"adam\"\nlr = 2e-3").unwrap();
+    let mut optimizer = optim.build(store.trainable()).unwrap();
+    let mut rng = genlib::math::rng::SplitMix64::new(5);
+    for step in 0..steps {
+        let indices: Vec<i64> = (0..16).map(|_| (50.0 * rng.uniform()) as i64).collect();
+        loss(&indices, 100 + step).backward();
+        optimizer.step(2e-3, None).unwrap();
+        optimizer.zero_grad().unwrap();
     }
+    let _guard = tch::no_grad_guard();
+    let mut at = |index: i64| (0..8).map(|i| loss(&[index], i).double_value(&[])).sum::<f64>() / 8.0;
+    let levels = [0, 5, 15, 45].map(&mut at);
+    // The noise is plain to see where there is much of it.
+    assert!(levels.windows(2).all(|pair| pair[1] < pair[0]), "{levels:?}");
+    assert!(levels[3] < 0.3 * levels[0], "{levels:?}");
+}
+
+#[test]
+fn vocoders_are_trained_on_the_spectrogram_of_their_waveforms() {
+    let process: ProcessSpec = toml::from_str("type = \"ddpm\"\nsteps = 50\nbeta_end = 0.05").unwrap();
+    let process = process.build().unwrap();
+    let objective: ObjectiveSpec = toml::from_str(
+        "type = \"eps\"\ntime = { type = \"linear\", scale = 50.0, shift = -1.0 }\nsampling = { type = \"discrete\", n = 50 }",
+    )
+    .unwrap();
+    let objective = objective.build().unwrap();
+    for features in [MelFeatures::Diffwave, MelFeatures::Lmnt] {
+        let mel = Some(MelConfig { bands: 20, upsample: vec![16, 16], features, ..MelConfig::default() });
+        for spec in [
+            NetSpec::DiffWave(DiffWaveConfig { mel: mel.clone(), ..tiny() }),
+            NetSpec::DiffWaveSashimi(DiffWaveSashimiConfig { mel: mel.clone(), ..small() }),
+        ] {
+            let (net, store) = woken(&spec, Kind::Float, 2048);
+            let x = tones(2, 2048, 3);
+            let spectrogram = net.spectrogram().unwrap();
+            assert_eq!(spectrogram.run(&x.squeeze_dim(1)).unwrap().size(), [2, 20, 9]);
+            let batch = Batch {
+                x,
+                class: None,
+                augment: None,
+                mel: None,
+                frames: None,
+                mode: Mode::Train,
+                draw_seed: 3,
+            };
+            let losses = objective.loss(net.as_ref(), process.as_ref(), &batch).unwrap();
+            assert!(losses.total.double_value(&[]).is_finite());
+            losses.total.backward();
+            let mut learned = store.trainable();
+            learned.retain(|(name, _)| name.contains("mel_conv"));
+            assert!(learned.len() >= 9);
+            for (name, p) in learned {
+                assert!(p.grad().defined() && p.grad().abs().max().double_value(&[]) > 0.0, "{name}");
+            }
+        }
+    }
+    let (plain, _store) = woken(&NetSpec::DiffWave(tiny()), Kind::Float, 64);
+    assert!(plain.spectrogram().is_none());
 }

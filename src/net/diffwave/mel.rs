@@ -7,6 +7,18 @@ use crate::error::{Error, Result};
 use crate::net::layers::init::Init;
 use crate::net::layers::weight_norm::{NormConv1d, NormWeight};
 use crate::net::store::Path;
+use crate::torch::spectrum::MelSpectrogram;
+
+/// Which spectrogram a vocoder is conditioned on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MelFeatures {
+    /// That of DiffWave-Vocoder and diffwave-sashimi: Slaney's bands up to 8000 Hz, logarithms of magnitudes.
+    #[default]
+    Diffwave,
+    /// That of lmnt-com/diffwave: HTK's bands up to 11,025 Hz, decibels scaled to [0, 1].
+    Lmnt,
+}
 
 /// How a network is conditioned on a mel spectrogram.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,11 +30,13 @@ pub struct MelConfig {
     pub upsample: Vec<i64>,
     /// One upsampler for all blocks, instead of one for each.
     pub shared: bool,
+    /// Which spectrogram.
+    pub features: MelFeatures,
 }
 
 impl Default for MelConfig {
     fn default() -> Self {
-        MelConfig { bands: 80, upsample: vec![16, 16], shared: false }
+        MelConfig { bands: 80, upsample: vec![16, 16], shared: false, features: MelFeatures::default() }
     }
 }
 
@@ -33,9 +47,22 @@ impl MelConfig {
         self.upsample.iter().product()
     }
 
+    /// The spectrogram, of sound at 22,050 Hz.
+    #[must_use]
+    pub fn spectrogram(&self) -> MelSpectrogram {
+        let mut out = match self.features {
+            MelFeatures::Diffwave => MelSpectrogram::diffwave(),
+            MelFeatures::Lmnt => MelSpectrogram::diffwave_lmnt(),
+        };
+        // Checked to be positive and small.
+        out.stft.hop = usize::try_from(self.hop()).unwrap_or(1);
+        out.bank.bands = usize::try_from(self.bands).unwrap_or(1);
+        out
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         let sound = self.bands >= 1 && self.upsample.iter().all(|s| (1..=4096).contains(s));
-        if sound && (1..=8).contains(&self.upsample.len()) {
+        if sound && (1..=4).contains(&self.upsample.len()) && self.hop() <= 1 << 20 {
             return Ok(());
         }
         Err(Error::model("the conditioner is not defined")

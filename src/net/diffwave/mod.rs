@@ -15,7 +15,7 @@ mod step;
 mod unit;
 mod wavenet;
 
-pub use mel::MelConfig;
+pub use mel::{MelConfig, MelFeatures};
 pub use sashimi::{DiffWaveSashimi, DiffWaveSashimiConfig};
 pub use step::StepTable;
 pub use wavenet::{DiffWave, DiffWaveConfig};

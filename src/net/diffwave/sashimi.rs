@@ -15,6 +15,7 @@ use crate::net::layers::ssm::{DtTransform, S4Config, SsmMode};
 use crate::net::layers::weight_norm::NormConv1d;
 use crate::net::store::Path;
 use crate::net::{Cond, Mode, Network};
+use crate::torch::spectrum::MelSpectrogram;
 
 /// Options of the network. Defaults are those of the large unconditional model (23.5 million parameters).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -224,5 +225,9 @@ impl Network for DiffWaveSashimi {
 
     fn sample_shape(&self) -> &[i64] {
         &self.shape
+    }
+
+    fn spectrogram(&self) -> Option<MelSpectrogram> {
+        self.config.mel.as_ref().map(MelConfig::spectrogram)
     }
 }

@@ -16,6 +16,7 @@ use crate::net::layers::linear::Linear;
 use crate::net::layers::weight_norm::NormConv1d;
 use crate::net::store::Path;
 use crate::net::{Cond, Mode, Network};
+use crate::torch::spectrum::MelSpectrogram;
 
 /// Options of the network. Defaults are those of the large unconditional model (24.1 million parameters).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -188,5 +189,9 @@ impl Network for DiffWave {
 
     fn sample_shape(&self) -> &[i64] {
         &self.shape
+    }
+
+    fn spectrogram(&self) -> Option<MelSpectrogram> {
+        self.config.mel.as_ref().map(MelConfig::spectrogram)
     }
 }

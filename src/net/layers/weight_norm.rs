@@ -54,7 +54,6 @@ impl NormWeight {
     }
 
     /// The bias.
-    #[must_use]
     pub fn bias(&self) -> &Tensor {
         &self.bias
     }
