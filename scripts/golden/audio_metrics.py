@@ -47,6 +47,20 @@ def sc09(x):
     return librosa.power_to_db(mel, ref=np.max)
 
 
+class Embedder(torch.nn.Module):
+    """Frames of 64 samples to 4 numbers each, and 3 logits a sound."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("w", torch.randn(64, 4, generator=generator))
+        self.register_buffer("v", torch.randn(4, 3, generator=generator))
+
+    def forward(self, x):
+        frames = x.unfold(1, 64, 64) @ self.w
+        return frames, frames.abs().mean(1) @ self.v
+
+
 def main():
     here = Path(__file__).resolve().parents[2] / "tests/fixtures/audio"
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else here
@@ -73,7 +87,7 @@ def main():
         ("fast_48000_8000", 48000, 8000, {}),
         ("best_44100_16000", 44100, 16000, best),
     ]:
-        tensors[name] = torchaudio.functional.resample(wave, source, target, **options).numpy()[:1500]
+        tensors[name] = torchaudio.functional.resample(wave.double(), source, target, **options).float().numpy()[:1500]
     line = torch.linspace(-1.2, 1.2, 1001)
     tensors["mulaw_codes"] = torchaudio.functional.mu_law_encoding(line, 256).to(torch.int16).numpy()
     tensors["mulaw_decoded"] = torchaudio.functional.mu_law_decoding(torch.arange(256), 256).numpy()
@@ -93,6 +107,8 @@ def main():
     pair = [9000 * np.sin(n * 0.05) + 300 * rng.randn(6000), 5000 * np.sin(n * 0.031) + 100 * rng.randn(6000)]
     for name in ("a.wav", "a.flac"):
         soundfile.write(out / name, np.stack(pair, 1).astype(np.int16), 8000, subtype="PCM_16")
+
+    torch.jit.save(torch.jit.script(Embedder()), str(out / "embedder.pt"))
 
     versions = {"auraloss": "0.4.0", "librosa": librosa.__version__, "torchaudio": torchaudio.__version__, "numpy": np.__version__}
     tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in tensors.items()}

@@ -9,17 +9,20 @@ use super::Cli;
 /// The whole command line.
 #[must_use]
 pub fn command() -> Command {
-    let mut command = Cli::command().mut_args(everywhere);
+    let mut command = deep(Cli::command());
     let names: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
-    for name in &names {
-        command = command.mut_subcommand(name, |c| c.mut_args(everywhere));
-    }
     // Built, global options are there in every command, and the short help can leave them out.
     command.build();
     for name in &names {
         command = command.mut_subcommand(name, short);
     }
     command
+}
+
+/// What holds for every option, in a command and in all below it.
+fn deep(command: Command) -> Command {
+    let names: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
+    names.iter().fold(command.mut_args(everywhere), |command, name| command.mut_subcommand(name, deep))
 }
 
 /// A short help with the command's own options only.

@@ -113,7 +113,7 @@ fn evaluations_that_are_not_defined() {
     t.fails(2, &format!("{eval} --baseline lpc:0 --split test"));
     t.fails(2, &format!("{eval} --baseline lpc:32 --split train"));
     t.fails(1, &format!("{eval} --baseline lpc:2 --split test --max 0.1"));
-    t.fails(1, &format!("{eval} --metrics lsd --ref sounds/good --ref-split all --max 1"));
+    t.fails(2, &format!("{eval} --metrics lsd --ref sounds/good --ref-split all --max 1"));
     t.check("audio-evaluations");
 }
 

@@ -2,11 +2,10 @@
 
 use super::world::Transcript;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 14] = [
     "train",
     "sample",
     "eval-fid",
-    "eval-nll",
     "eval-audio",
     "ref-stats",
     "convert",

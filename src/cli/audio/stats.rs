@@ -29,15 +29,14 @@ pub struct StatsArgs {
     channels: Option<u16>,
 }
 
+/// The names of the columns.
+const HEAD: &str =
+    "part    files    clips  seconds shortest  longest     peak      rms      std   offset  clipped";
+
 /// Runs the command.
 pub fn run(args: &StatsArgs, ui: Ui) -> anyhow::Result<()> {
     let spec = args.clips.spec(args.channels.map(usize::from));
     let mut out = Map::new();
-    let head = [
-        "part", "files", "clips", "seconds", "shortest", "longest", "peak", "rms", "std", "offset", "clipped",
-    ];
-    let head = head.map(|name| format!("{name:>9}")).concat();
-    ui.line(head.split_at(5).1)?;
     for part in [Part::All, Part::Train, Part::Validation, Part::Test] {
         let clips = match Clips::open(&args.path, part, &spec) {
             Ok(clips) => clips,
@@ -46,6 +45,9 @@ pub fn run(args: &StatsArgs, ui: Ui) -> anyhow::Result<()> {
             Err(error) => return Err(error.into()),
         };
         let stats = clips.stats()?;
+        if part == Part::All {
+            ui.line(HEAD)?;
+        }
         let name = format!("{part:?}").to_lowercase();
         ui.line(format!(
             "{name:<10}{:>3}{:>9}{:>9.1}{:>9.3}{:>9.3}{:>9.3}{:>9.4}{:>9.4}{:>9.5}{:>8.2}%",

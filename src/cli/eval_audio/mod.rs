@@ -1,6 +1,6 @@
 //! `gen eval-audio`: how far sounds are from real ones.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -40,9 +40,9 @@ pub struct EvalAudioArgs {
     /// Real sounds
     #[arg(long = "ref", value_name = "PATH", alias = "reference")]
     pub reference: Option<PathBuf>,
-    /// Part of the real sounds
-    #[arg(long, value_enum, default_value = "train", value_name = "PART")]
-    pub ref_split: Part,
+    /// Part of the real sounds [default: train where lists or folders say which files that is, otherwise all]
+    #[arg(long, value_enum, value_name = "PART")]
+    pub ref_split: Option<Part>,
     /// How sounds become features: spoken-digits, resnext:FILE (SC09) or torchscript:FILE
     #[arg(long, value_name = "NAME", alias = "classifier", alias = "embed")]
     pub features: Option<SoundChoice>,
@@ -52,7 +52,7 @@ pub struct EvalAudioArgs {
     /// Also figures of each sound
     #[arg(long, alias = "indiv")]
     pub per_file: bool,
-    /// Bits per sample of a linear predictor of order N fitted to the reference (or to this part of the sounds' own set)
+    /// Bits per sample of a linear predictor of order N, fitted to the reference, or to the part for training of the same set
     #[arg(long, value_name = "lpc:N")]
     pub baseline: Option<Lpc>,
     /// Quantiser of the baseline
@@ -73,7 +73,7 @@ pub struct EvalAudioArgs {
     /// Sounds in one call of the network
     #[arg(long, default_value_t = 32, value_name = "N", value_parser = positive)]
     pub batch: usize,
-    /// Exit with code 1 if the first distance asked for is above this
+    /// Exit with code 1 if FID, FAD, the STFT distance or the baseline (the first that is asked for) is above this
     #[arg(long, value_name = "VALUE", value_parser = finite)]
     pub max: Option<f64>,
 }
@@ -112,6 +112,13 @@ pub fn run(args: &EvalAudioArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()
     if args.reference.is_none() && metrics.iter().any(|m| m.needs_reference()) {
         return Err(Error::usage("no reference is given").at("--ref").hint("name real sounds").into());
     }
+    let limited = |m: &SoundMetric| matches!(m, SoundMetric::Fid | SoundMetric::Fad | SoundMetric::Stft);
+    if args.max.is_some() && args.baseline.is_none() && !metrics.iter().any(limited) {
+        return Err(Error::usage("a limit without a figure")
+            .at("--max")
+            .hint("it holds for fid, fad, stft or --baseline, the first of them that is asked for")
+            .into());
+    }
     let device = globals.start()?;
     let start = std::time::Instant::now();
     let extractor = args.features.as_ref().map(|choice| choice.open(device)).transpose()?;
@@ -119,8 +126,7 @@ pub fn run(args: &EvalAudioArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()
     let sounds = Clips::open(&args.audio, args.split, &spec)?;
     // The reference is brought to the rate of the sounds.
     let spec = AudioSpec { rate: spec.rate.or(Some(sounds.rate())), ..spec };
-    let reference =
-        args.reference.as_ref().map(|path| Clips::open(path, args.ref_split, &spec)).transpose()?;
+    let reference = args.reference.as_ref().map(|path| real(path, args.ref_split, &spec)).transpose()?;
     let options = SoundOptions {
         metrics: metrics.clone(),
         seed: args.seed,
@@ -142,17 +148,13 @@ pub fn run(args: &EvalAudioArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()
         ui.warn(note);
     }
     report::print(&report, found.as_ref(), args, ui, start.elapsed().as_secs_f64())?;
-    let measured = report.fid.or(report.fad).or(report.mr_stft.map(|d| d.total));
-    match (args.max, measured.or(found.map(|b| b.bits))) {
-        (Some(_), None) => Err(Error::usage("a limit without a distance")
-            .at("--max")
-            .hint("add fid or fad to --metrics")
-            .into()),
-        (Some(max), Some(value)) if value > max => Err(Error::run(format!("the distance is {value:.4}"))
-            .at("--max")
-            .why(format!("{max} was allowed"))
-            .hint("the sounds are worse than the limit allows; the figures are those above")
-            .into()),
+    let measured = report.fid.or(report.fad).or(report.mr_stft.map(|d| d.total)).or(found.map(|b| b.bits));
+    match (args.max, measured) {
+        (Some(max), Some(value)) if value > max => {
+            let error =
+                Error::run(format!("the figure is {value:.4}")).at("--max").why(format!("{max} was allowed"));
+            Err(error.hint("the sounds are worse than the limit allows; the figures are those above").into())
+        }
         _ => Ok(()),
     }
 }
@@ -181,14 +183,28 @@ fn spec(
     Ok(spec)
 }
 
-/// The linear predictors, fitted to the reference or to another part of the same set.
-fn predictors(args: &EvalAudioArgs, sounds: &Clips, spec: &AudioSpec, order: usize) -> Result<Baseline> {
-    let path = args.reference.as_ref().unwrap_or(&args.audio);
-    if args.reference.is_none() && args.split == args.ref_split {
-        return Err(Error::usage("the predictor would be measured on what it is fitted to")
-            .at("--baseline")
-            .hint("name another part: --split test, or real sounds with --ref"));
+/// The real sounds: those for training where the set itself says which these are, as published figures take them.
+fn real(path: &Path, part: Option<Part>, spec: &AudioSpec) -> Result<Clips> {
+    if let Some(part) = part {
+        return Clips::open(path, part, spec);
     }
-    let train = Clips::open(path, args.ref_split, spec)?;
+    let all = Clips::open(path, Part::All, spec)?;
+    if all.parts_named() { Clips::open(path, Part::Train, spec) } else { Ok(all) }
+}
+
+/// The linear predictors, fitted to the reference or to the training part of the same set.
+fn predictors(args: &EvalAudioArgs, sounds: &Clips, spec: &AudioSpec, order: usize) -> Result<Baseline> {
+    let train = match &args.reference {
+        Some(path) => real(path, args.ref_split, spec)?,
+        None => {
+            let part = args.ref_split.unwrap_or(Part::Train);
+            if args.split == part || args.split == Part::All || part == Part::All {
+                return Err(Error::usage("the predictor would be measured on what it is fitted to")
+                    .at("--baseline")
+                    .hint("name another part: --split test, or real sounds with --ref"));
+            }
+            Clips::open(&args.audio, part, spec)?
+        }
+    };
     baseline(&train, sounds, args.quant.quantizer(), order, args.batch)
 }

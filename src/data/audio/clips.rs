@@ -98,7 +98,7 @@ impl Clips {
             return Err(Error::data("no clips")
                 .at(path.display())
                 .why(format!("the longest file has {longest} samples at {rate} Hz, {length} are wanted"))
-                .hint("choose a smaller data.audio.length"));
+                .hint("choose a smaller length: data.audio.length in a recipe, or --length"));
         }
         let empty = headers.iter().filter(|h| h.frames == 0).count();
         if empty > 0 {
@@ -106,6 +106,12 @@ impl Clips {
         }
         let quality = spec.resample.quality().unwrap_or_default();
         Ok(Clips { files, headers, places, rate, channels, length, window, quality, notes })
+    }
+
+    /// Whether lists or folders say which file is in which part; otherwise their order does.
+    #[must_use]
+    pub fn parts_named(&self) -> bool {
+        self.files.parts_named
     }
 
     /// Number of clips.

@@ -38,6 +38,8 @@ pub struct Files {
     pub entries: Vec<Entry>,
     /// Names of the classes; none where there are none.
     pub classes: Vec<String>,
+    /// Whether lists or folders say which file is in which part; otherwise their order does.
+    pub parts_named: bool,
 }
 
 /// Finds the files at `path`.
@@ -63,7 +65,7 @@ pub fn find(path: &Path, spec: &AudioSpec) -> Result<Files> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let entry = Entry { file: name, class: None, label: None, part: Part::All };
         let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
-        Files { store: Store::Folder(folder), entries: vec![entry], classes: Vec::new() }
+        Files { store: Store::Folder(folder), entries: vec![entry], classes: Vec::new(), parts_named: false }
     } else {
         list(path)?
     };
@@ -73,7 +75,8 @@ pub fn find(path: &Path, spec: &AudioSpec) -> Result<Files> {
             .hint(format!("files are taken by extension: {}", EXTENSIONS.join(", "))));
     }
     number(&mut files, spec, path)?;
-    if files.entries.iter().all(|entry| entry.part == Part::All) {
+    files.parts_named = files.entries.iter().any(|entry| entry.part != Part::All);
+    if !files.parts_named {
         divide(&mut files, spec.ends);
     }
     Ok(files)
@@ -127,7 +130,7 @@ fn below(store: Store, spec: &AudioSpec) -> Result<Files> {
     if named && (spec.layout == Layout::Sc09 || !base.is_empty() || found(LISTS[0].0).is_some()) {
         by_lists(&store, &base, &all, &mut entries)?;
     }
-    Ok(Files { store, entries, classes: Vec::new() })
+    Ok(Files { store, entries, classes: Vec::new(), parts_named: false })
 }
 
 /// In a list: that part; in none: training.
@@ -185,7 +188,7 @@ fn list(path: &Path) -> Result<Files> {
         }
         entries.push(Entry { file: file.to_owned(), class, label: None, part: Part::All });
     }
-    Ok(Files { store: Store::Folder(folder), entries, classes: Vec::new() })
+    Ok(Files { store: Store::Folder(folder), entries, classes: Vec::new(), parts_named: false })
 }
 
 fn shortened(text: &str) -> String {

@@ -179,7 +179,9 @@ impl AudioSpec {
         if self.length.is_none() && matches!(self.resolved().window, Some(Window::Split | Window::Crop)) {
             let named = self.resolved().length.is_some();
             if !named {
-                return Err(Error::usage("windows need a length").at("data.audio.length"));
+                return Err(Error::usage("windows need a length").at("data.audio.length").hint(
+                    "give the number of samples of a clip: data.audio.length in a recipe, or --length",
+                ));
             }
         }
         Ok(())

@@ -278,10 +278,11 @@ mod tests {
         // Clips differ in how predictable they are: many are needed for the third digit.
         let set = |seed: u64| -> Vec<Tensor> { (0..24).map(|i| tones(50, seed + i)).collect() };
         let (train, test) = (set(100), set(200));
-        for (order, want) in [(1, 3.735), (8, 3.453), (32, 3.368)] {
+        // Means of an independent computation on 2000 clips; one of 96 clips has errors of 0.03, 0.02 and 0.01.
+        for (order, want, error) in [(1, 3.694, 0.04), (8, 3.426, 0.025), (32, 3.353, 0.015)] {
             for domain in [Domain::Codes, Domain::Amplitude] {
                 let got = bits(&train, &test, linear(6), domain, order, 200);
-                assert!((got - want).abs() < 0.03, "order {order} {domain:?}: {got}");
+                assert!((got - want).abs() < error, "order {order} {domain:?}: {got}");
             }
         }
     }
