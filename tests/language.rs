@@ -423,7 +423,7 @@ fn folders_that_are_wrong_are_named() {
     // A tokenizer of 320 tokens for a model of 96.
     let dir = changed("gpt2", &json!({}));
     fs::copy(fixture("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
-    fails(dir.path(), 4, &["tokenizer", "up to 95"]);
+    fails(dir.path(), 4, &["tokenizer", "go up to 319, those of the model to 95"]);
     fs::write(dir.path().join("tokenizer.json"), "{").unwrap();
     fails(dir.path(), 4, &["unreadable tokenizer"]);
 }
