@@ -7,7 +7,7 @@ use clap::Args;
 use crate::cli::values::{finite, positive};
 use crate::decode::{Mirostat, Order, Penalties, SamplerSpec};
 use crate::error::{Error, Result};
-use crate::model::language::generation::Generation;
+use crate::model::language::Generation;
 
 /// Text.
 #[derive(Debug, Clone, Args)]
