@@ -22,5 +22,6 @@ mod cli {
     mod recipe;
     mod resume;
     mod sample;
+    mod tokens;
     mod usage;
 }

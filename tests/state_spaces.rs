@@ -51,7 +51,6 @@ fn agrees(name: &str) -> Opened {
     let each: Vec<Tensor> = (0..x.size()[1]).map(|t| steps.step(&x.select(1, t)).unwrap()).collect();
     let stepped = Tensor::stack(&each, 1);
     assert!(gap(&stepped, &got) < 1e-8, "{name}: {}", gap(&stepped, &got));
-    println!("{name}: {:.1e}, stepped {:.1e}", gap(&got, &want), gap(&stepped, &got));
     drop(steps);
     model
 }

@@ -2,11 +2,12 @@
 
 use super::world::Transcript;
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "train",
     "sample",
     "eval-fid",
     "eval-audio",
+    "eval-nll",
     "ref-stats",
     "convert",
     "audio",

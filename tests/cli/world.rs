@@ -47,6 +47,57 @@ fn walk(from: &Path, to: &Path) {
     }
 }
 
+/// A tiny autoregressive model of sound.
+const SOUND: &str = r#"
+[model]
+type = "sashimi"
+d_model = 4
+n_layers = 1
+[model.layer]
+mode = "s4d"
+d_state = 4
+[objective]
+type = "autoregressive"
+[data]
+path = "synthetic:tones"
+[data.audio]
+rate = 8000
+length = 64
+channels = 1
+[train]
+batch = 2
+steps = 1
+[optim]
+lr = 1e-3
+[ema]
+type = "none"
+"#;
+
+/// A tiny model of text.
+const TEXT: &str = r#"
+[model]
+type = "lm"
+vocab = 256
+context = 32
+width = 8
+depth = 1
+heads = 2
+start = 10
+[objective]
+type = "autoregressive"
+[data]
+path = "words.txt"
+[data.text]
+length = 16
+[train]
+batch = 2
+steps = 1
+[optim]
+lr = 1e-3
+[ema]
+type = "none"
+"#;
+
 fn models(place: &Path) {
     fs::create_dir_all(place.join("models")).unwrap();
     for name in ["tensor.pt", "class.pt"] {
@@ -66,6 +117,14 @@ fn models(place: &Path) {
             command.args(["--set", extra]);
         }
         let output = command.current_dir(place).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fs::write(place.join("sound.toml"), SOUND).unwrap();
+    fs::write(place.join("text.toml"), TEXT).unwrap();
+    fs::write(place.join("words.txt"), "the quick brown fox jumps over the lazy dog. ".repeat(20)).unwrap();
+    for (recipe, run) in [("sound.toml", "runs/sound"), ("text.toml", "runs/text")] {
+        let output = gen_command(&["train", recipe, "--out", run, "-q"]).current_dir(place).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 

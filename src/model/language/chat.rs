@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(render(source).unwrap(), "<s>[USER]a<b</s>[ASSISTANT]c</s>>");
         assert_eq!(
             render("{{ messages[0] | tojson }}{{ date_string is defined }}").unwrap(),
-            r#"{"role": "user", "content": " a<b "}false"#
+            r#"{"role": "user", "content": " a<b "}False"#
         );
     }
 
