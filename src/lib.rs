@@ -9,7 +9,7 @@
 //! | [`torch`], [`io`] | libtorch itself (devices, threads, random generators, the C++ shim); file formats |
 //! | [`process`], [`noise`], [`optim`] | what noise does to data; random streams; optimisers, EMA, schedules |
 //! | [`net`] | networks and their layers |
-//! | [`denoiser`] | a network seen as a model of a process |
+//! | [`denoiser`], [`decode`] | a network seen as a model of a process; drawing sequences of tokens |
 //! | [`solver`], [`objective`], [`data`], [`metric`] | samplers; losses; datasets; evaluation |
 //! | [`recipe`], [`model`], [`train`] | recipes; opening models; the training loop |
 //! | [`cli`] | one file per subcommand; the only place that prints |

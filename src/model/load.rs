@@ -49,7 +49,7 @@ pub fn load(path: &Path, options: &OpenOptions) -> Result<Loaded> {
         other => {
             return Err(Error::model(format!("cannot run a {}", other.name())).at(path.display()).hint(
                 "gen runs snapshots and run folders of `gen train`, folders of diffusers, checkpoints of EDM, \
-                 score_sde, DiT, SiT and DiffWave, TorchScript modules and AOTInductor packages",
+                 score_sde, DiT, SiT, DiffWave and state-spaces, TorchScript modules and AOTInductor packages",
             ));
         }
     };

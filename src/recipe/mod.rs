@@ -136,7 +136,10 @@ impl Recipe {
     /// # Errors
     /// Where a value has no TOML form.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| Error::run("cannot write the recipe").why(e.to_string()))
+        let text =
+            toml::to_string(self).map_err(|e| Error::run("cannot write the recipe").why(e.to_string()))?;
+        // No average at all is said in words: an empty table would be a forgotten one.
+        Ok(if self.ema.is_empty() { text.replace("[ema]\n", "[ema]\ntype = \"none\"\n") } else { text })
     }
 
     /// The recipe as JSON, for comparisons and metadata.
