@@ -191,8 +191,8 @@ mod tests {
                       {% if add_generation_prompt %}>{% endif %}";
         assert_eq!(render(source).unwrap(), "<s>[USER]a<b</s>[ASSISTANT]c</s>>");
         assert_eq!(
-            render("{{ messages[0] | tojson }}{{ date_string is defined }}").unwrap(),
-            r#"{"role": "user", "content": " a<b "}false"#
+            render("{{ messages[0] | tojson }}{{ 'y' if strftime_now is defined else 'n' }}").unwrap(),
+            r#"{"role": "user", "content": " a<b "}n"#
         );
     }
 
