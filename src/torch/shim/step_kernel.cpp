@@ -1,14 +1,14 @@
 // One step of a SaShiMi network for a few sequences, start to finish. Compiled once for each instruction set under
 // the name GEN_STEP; it includes nothing whose inline functions could leak into the rest of the program.
 
+#include "exp.h"
 #include "step_kernel.h"
 
 #include <math.h>
-#include <string.h>
+
+INLINE double exp_of(double x) { return exp(x); }
 
 namespace {
-
-#define INLINE static inline __attribute__((always_inline))
 
 template <typename T>
 struct Lanes {
@@ -25,28 +25,6 @@ template <typename T>
 INLINE typename Lanes<T>::V load(const T* p) { return *(const typename Lanes<T>::V*)p; }
 template <typename T>
 INLINE void store(T* p, typename Lanes<T>::V v) { *(typename Lanes<T>::V*)p = v; }
-
-// exp(x) of Cody and Waite: x = n ln 2 + r, a polynomial in r, 2^n through the exponent's bits.
-INLINE float exp_of(float x) {
-  x = x < -87.0f ? -87.0f : x > 87.0f ? 87.0f : x;
-  const float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: n sits in the low bits
-  const float n = shifted - 12582912.0f;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  int32_t bits;
-  memcpy(&bits, &shifted, 4);
-  bits = (bits - 0x4B400000 + 127) << 23;
-  float scale;
-  memcpy(&scale, &bits, 4);
-  return p * scale;
-}
-INLINE double exp_of(double x) { return exp(x); }
 
 // Abramowitz and Stegun 7.1.26: absolute error below 1.5e-7, that of f32 itself.
 INLINE float erf_of(float x) {
