@@ -8,21 +8,9 @@
 #include <string>
 #include <vector>
 
-int gen_fail(const char* what);
+#include "guard.h"
 
 namespace {
-
-template <typename F>
-int guarded(F&& body) {
-  try {
-    body();
-    return 0;
-  } catch (const std::exception& e) {
-    return gen_fail(e.what());
-  } catch (...) {
-    return gen_fail("unknown C++ exception");
-  }
-}
 
 using Ints = at::IntArrayRef;
 

@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-int gen_fail(const char* what);
+#include "guard.h"
 
 namespace {
 
@@ -22,18 +22,6 @@ using torch::jit::Module;
 using Package = torch::inductor::AOTIModelPackageLoader;
 
 thread_local std::string last_text;
-
-template <typename F>
-int guarded(F&& body) {
-  try {
-    body();
-    return 0;
-  } catch (const std::exception& e) {
-    return gen_fail(e.what());
-  } catch (...) {
-    return gen_fail("unknown C++ exception");
-  }
-}
 
 std::string quoted(const std::string& text) {
   std::ostringstream out;

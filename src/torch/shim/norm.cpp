@@ -18,9 +18,8 @@
 #include <cstring>
 #include <vector>
 
+#include "guard.h"
 #include "kernel.h"
-
-int gen_fail(const char* what);
 
 namespace {
 
@@ -437,7 +436,7 @@ struct NormSilu : torch::autograd::Function<NormSilu> {
 
 extern "C" int gen_group_norm(at::Tensor* x, at::Tensor* w, at::Tensor* b, int64_t groups, double eps, int silu,
                               at::Tensor** out) {
-  try {
+  return guarded([&] {
     const auto kind = x->scalar_type();
     TORCH_CHECK(x->device().is_cpu() && (kind == at::kFloat || kind == at::kBFloat16), "group norm: f32 or bf16 on the CPU");
     TORCH_CHECK(w->scalar_type() == at::kFloat && b->scalar_type() == at::kFloat && w->is_contiguous() && b->is_contiguous(),
@@ -448,10 +447,5 @@ extern "C" int gen_group_norm(at::Tensor* x, at::Tensor* w, at::Tensor* b, int64
     const bool graph = at::GradMode::is_enabled() && (x->requires_grad() || w->requires_grad() || b->requires_grad());
     auto y = graph ? NormSilu::apply(in, *w, *b, groups, eps, silu != 0) : forward(in, *w, *b, groups, eps, silu != 0)[0];
     *out = new at::Tensor(std::move(y));
-    return 0;
-  } catch (const std::exception& e) {
-    return gen_fail(e.what());
-  } catch (...) {
-    return gen_fail("unknown C++ exception");
-  }
+  });
 }

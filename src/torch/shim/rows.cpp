@@ -12,9 +12,8 @@
 #include <cmath>
 #include <vector>
 
+#include "guard.h"
 #include "kernel.h"
-
-int gen_fail(const char* what);
 
 namespace {
 
@@ -239,14 +238,12 @@ const float* floats_of(const at::Tensor* t, int64_t n, const char* what) {
   return t->data_ptr<float>();
 }
 
-int caught(const std::exception* e) { return gen_fail(e ? e->what() : "unknown C++ exception"); }
-
 }  // namespace
 
 // y = x w^T * scale + bias + add for x [..., k], w [n, k].
 extern "C" int gen_linear_rows(at::Tensor* x, at::Tensor* w, at::Tensor* scale, at::Tensor* bias, at::Tensor* add,
                                at::Tensor** out) {
-  try {
+  return guarded([&] {
     TORCH_CHECK(x->dim() > 0 && w->dim() == 2 && x->size(-1) == w->size(1), "a product of ", x->sizes(), " and ",
                 w->sizes(), " is not defined");
     TORCH_CHECK(w->device().is_cpu() && w->is_contiguous(), "few rows: a contiguous matrix on the CPU is needed");
@@ -270,17 +267,12 @@ extern "C" int gen_linear_rows(at::Tensor* x, at::Tensor* w, at::Tensor* scale, 
       else span_i8(p, static_cast<const int8_t*>(data), from, to);
     });
     *out = new at::Tensor(std::move(y));
-    return 0;
-  } catch (const std::exception& e) {
-    return caught(&e);
-  } catch (...) {
-    return caught(nullptr);
-  }
+  });
 }
 
 // y = x / sqrt(mean(x^2) + eps) * (w + offset) over the last axis.
 extern "C" int gen_rms_norm(at::Tensor* x, at::Tensor* w, double eps, double offset, at::Tensor** out) {
-  try {
+  return guarded([&] {
     const int64_t n = w->numel(), rows = n > 0 ? x->numel() / n : 0;
     TORCH_CHECK(x->dim() > 0 && x->size(-1) == n, "RMS norm of ", x->sizes(), " with ", n, " weights");
     const float *from = floats_of(x, rows * n, "RMS norm"), *weight = floats_of(w, n, "RMS norm");
@@ -290,12 +282,7 @@ extern "C" int gen_rms_norm(at::Tensor* x, at::Tensor* w, double eps, double off
       for (int64_t i = a; i < b; ++i) rms_row(from + i * n, weight, to + i * n, n, float(eps), float(offset));
     });
     *out = new at::Tensor(std::move(y));
-    return 0;
-  } catch (const std::exception& e) {
-    return caught(&e);
-  } catch (...) {
-    return caught(nullptr);
-  }
+  });
 }
 
 // Attention of the token at place `at` of every sequence: `qkv` [B, (heads + 2 groups) dim]; its key and value are
@@ -303,7 +290,7 @@ extern "C" int gen_rms_norm(at::Tensor* x, at::Tensor* w, double eps, double off
 extern "C" int gen_attend_step(at::Tensor* qkv, at::Tensor* cos, at::Tensor* sin, at::Tensor* q_norm, at::Tensor* k_norm,
                                double eps, at::Tensor* k, at::Tensor* v, at::Tensor* pads, int64_t at, int64_t window,
                                double scale, double cap, at::Tensor** out) {
-  try {
+  return guarded([&] {
     TORCH_CHECK(qkv->dim() == 2 && k->dim() == 4 && k->sizes() == v->sizes(), "attention of one token: wrong shapes");
     const int64_t batch = qkv->size(0), groups = k->size(1), capacity = k->size(2), dim = k->size(3);
     TORCH_CHECK(dim > 0 && groups > 0 && k->size(0) == batch && qkv->size(1) % dim == 0, "attention of one token: wrong shapes");
@@ -335,10 +322,5 @@ extern "C" int gen_attend_step(at::Tensor* qkv, at::Tensor* cos, at::Tensor* sin
       }
     });
     *out = new at::Tensor(std::move(y));
-    return 0;
-  } catch (const std::exception& e) {
-    return caught(&e);
-  } catch (...) {
-    return caught(nullptr);
-  }
+  });
 }

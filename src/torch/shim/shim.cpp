@@ -17,22 +17,11 @@
 #include <string>
 #include <vector>
 
+#include "guard.h"
+
 namespace {
 
 thread_local std::string last_error;
-
-template <typename F>
-int guarded(F&& body) {
-  try {
-    body();
-    return 0;
-  } catch (const std::exception& e) {
-    last_error = e.what();
-  } catch (...) {
-    last_error = "unknown C++ exception";
-  }
-  return -1;
-}
 
 std::vector<at::Tensor> list(at::Tensor* const* tensors, size_t n) {
   std::vector<at::Tensor> out;
@@ -45,7 +34,7 @@ at::DeviceType device_type(int cuda) { return cuda ? at::kCUDA : at::kCPU; }
 
 }  // namespace
 
-// The failure of a function in another file of the shim.
+// Declared in guard.h.
 int gen_fail(const char* what) {
   last_error = what;
   return -1;

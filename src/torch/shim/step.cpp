@@ -1,5 +1,6 @@
 // Holds the tensors of a SaShiMi network made ready for stepping, and runs its steps on libtorch's threads.
 
+#include "guard.h"
 #include "step_kernel.h"
 
 #include <ATen/ATen.h>
@@ -8,8 +9,6 @@
 #include <algorithm>
 #include <stdexcept>
 #include <vector>
-
-int gen_fail(const char* what);
 
 extern "C" {
 #define DECLARE(name)                                   \
@@ -147,18 +146,6 @@ void read(GenStepper& s, Reader& in) {
   net.level = s.levels.data(), net.layer = s.layers.data();
   if (in.at_int != in.n_ints || in.at_tensor != in.n_tensors)
     throw std::runtime_error("the description of the network is too long");
-}
-
-template <typename F>
-int guarded(F&& body) {
-  try {
-    body();
-    return 0;
-  } catch (const std::exception& e) {
-    return gen_fail(e.what());
-  } catch (...) {
-    return gen_fail("unknown C++ exception");
-  }
 }
 
 }  // namespace
