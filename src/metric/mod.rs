@@ -12,7 +12,8 @@
 //! | [`inception_score`], [`kid`], [`mmd`], [`prdc`], [`nn_two_sample`], [`extra`] | the metrics |
 //! | [`stats_file`], [`merge`] | reference statistics on disk; parts of them |
 //! | [`suite`] | the conventions of other tools, by name |
-//! | [`numpy_rng`], [`distance`] | numpy's shuffles; blocked distances |
+//! | [`text`] | repetition, variety, Zipf's law, MAUVE |
+//! | [`numpy_rng`], [`distance`], [`kmeans`] | numpy's shuffles; blocked distances; clusters |
 
 pub mod audio;
 pub mod baseline;
@@ -33,6 +34,7 @@ pub mod inception;
 pub mod inception_score;
 pub mod inception_weights;
 pub mod kid;
+pub mod kmeans;
 pub mod merge;
 pub mod mmd;
 pub mod nn_two_sample;

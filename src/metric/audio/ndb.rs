@@ -7,8 +7,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::io::bytes::tensor_to_f64;
-use crate::math::rng::SplitMix64;
 use crate::metric::distance::{rows, same_width};
+use crate::metric::kmeans::{kmeans, nearest};
 
 /// Rounds of k-means.
 const ROUNDS: usize = 100;
@@ -30,10 +30,9 @@ pub fn ndb(x: &Tensor, y: &Tensor, cells: usize, seed: u64) -> Result<f64> {
     }
     let host = |t: &Tensor| -> Result<Tensor> { Ok(t.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?) };
     let (x, y) = (host(x)?, host(y)?);
-    let centres = k_means(&y, cells, seed)?;
+    let centres = kmeans(&y, cells, (1, ROUNDS), seed)?.centres;
     let counts = |t: &Tensor| -> Result<Vec<f64>> {
-        let nearest = Tensor::f_cdist(t, &centres, 2.0, 2)?.f_argmin(1, false)?;
-        tensor_to_f64(&nearest.f_bincount::<Tensor>(None, cells as i64)?)
+        tensor_to_f64(&nearest(t, &centres)?.1.f_bincount::<Tensor>(None, cells as i64)?)
     };
     let (own, other) = (counts(&x)?, counts(&y)?);
     let different = own.iter().zip(&other).filter(|(a, b)| differs(**a, n as f64, **b, m as f64)).count();
@@ -45,45 +44,6 @@ fn differs(a: f64, n: f64, b: f64, m: f64) -> bool {
     let pooled = (a + b) / (n + m);
     let deviation = (pooled * (1.0 - pooled) * (1.0 / n + 1.0 / m)).sqrt();
     deviation > 0.0 && ((a / n - b / m) / deviation).abs() > BOUND
-}
-
-/// Lloyd's algorithm from centres spread by k-means++ (Arthur and Vassilvitskii 2007).
-#[allow(clippy::cast_possible_wrap)]
-fn k_means(y: &Tensor, cells: usize, seed: u64) -> Result<Tensor> {
-    let (m, _) = y.size2()?;
-    let mut random = SplitMix64::new(seed);
-    let first = random.below(m.unsigned_abs()) as i64;
-    let mut centres = vec![y.f_narrow(0, first, 1)?];
-    let mut nearest =
-        tensor_to_f64(&y.f_sub(&centres[0])?.f_square()?.f_sum_dim_intlist(1i64, false, Kind::Double)?)?;
-    while centres.len() < cells {
-        let total: f64 = nearest.iter().sum();
-        let mut left = random.uniform() * total;
-        let chosen = nearest.iter().position(|d| {
-            left -= d;
-            left < 0.0
-        });
-        let next = y.f_narrow(0, chosen.unwrap_or(nearest.len() - 1) as i64, 1)?;
-        let distance =
-            tensor_to_f64(&y.f_sub(&next)?.f_square()?.f_sum_dim_intlist(1i64, false, Kind::Double)?)?;
-        nearest.iter_mut().zip(distance).for_each(|(a, b)| *a = a.min(b));
-        centres.push(next);
-    }
-    let mut centres = Tensor::f_cat(&centres, 0)?;
-    let mut before: Option<Tensor> = None;
-    for _ in 0..ROUNDS {
-        let own = Tensor::f_cdist(y, &centres, 2.0, 2)?.f_argmin(1, false)?;
-        if before.as_ref().is_some_and(|b| b.equal(&own)) {
-            break;
-        }
-        let one = own.f_one_hot(cells as i64)?.f_to_kind(Kind::Double)?;
-        let sizes = one.f_sum_dim_intlist(0i64, false, Kind::Double)?.f_unsqueeze(1)?;
-        let means = one.f_transpose(0, 1)?.f_matmul(y)?.f_div(&sizes.f_clamp_min(1.0)?)?;
-        // A cell that lost all its members keeps its centre.
-        centres = means.f_where_self(&sizes.f_gt(0.0)?, &centres)?;
-        before = Some(own);
-    }
-    Ok(centres)
 }
 
 #[cfg(test)]

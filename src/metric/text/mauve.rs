@@ -8,7 +8,7 @@ use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::math::rng::SplitMix64;
+use crate::metric::kmeans::kmeans;
 
 /// Scale of the divergences.
 const SCALE: f64 = 5.0;
@@ -16,6 +16,9 @@ const SCALE: f64 = 5.0;
 const POINTS: usize = 25;
 /// Share of the variance that the components keep.
 const VARIANCE: f64 = 0.9;
+/// Runs of k-means, and rounds of one.
+const RUNS: u64 = 5;
+const ROUNDS: usize = 500;
 
 /// The figure and what it was made of.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -68,7 +71,7 @@ pub fn mauve(p: &Tensor, q: &Tensor, clusters: Option<usize>, seed: u64) -> Resu
     let all = Tensor::f_cat(&[p, q], 0)?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?;
     let norm = all.f_norm_scalaropt_dim(2.0, -1i64, true)?.f_clamp_min(1e-12)?;
     let (reduced, components) = principal(&all.f_div(&norm)?)?;
-    let labels = kmeans(&reduced, k, seed)?;
+    let labels = kmeans(&reduced, k, (RUNS, ROUNDS), seed)?.labels;
     let histogram = |from: i64, count: i64| -> Result<Vec<f64>> {
         let counts = labels.f_narrow(0, from, count)?.f_bincount(None::<Tensor>, k as i64)?;
         Ok(Vec::<f64>::try_from(counts.f_to_kind(Kind::Double)?)?)
@@ -87,70 +90,6 @@ fn principal(x: &Tensor) -> Result<(Tensor, i64)> {
     let keep = sums.iter().take_while(|s| **s < VARIANCE * total).count() as i64 + 1;
     let keep = keep.min(sums.len() as i64);
     Ok((centred.f_matmul(&vectors.f_flip([1])?.f_narrow(1, 0, keep)?)?, keep))
-}
-
-/// Lloyd's algorithm from k-means++ starts, the best of 5 runs of up to 500 rounds: the cluster of each row, `[N]`.
-///
-/// # Errors
-/// Where libtorch fails.
-pub fn kmeans(x: &Tensor, k: usize, seed: u64) -> Result<Tensor> {
-    let mut best: Option<(f64, Tensor)> = None;
-    for run in 0..5 {
-        let mut random = SplitMix64::new(seed ^ (run << 32));
-        let mut centres = starts(x, k, &mut random)?;
-        let mut last = f64::INFINITY;
-        let mut labels = Tensor::f_zeros(x.size()[0], (Kind::Int64, Device::Cpu))?;
-        for _ in 0..500 {
-            let (near, index) = distances(x, &centres)?.f_min_dim(1, false)?;
-            let cost = near.f_sum(Kind::Double)?.f_double_value(&[])?;
-            labels = index;
-            if cost >= last {
-                break;
-            }
-            last = cost;
-            let sums = centres.f_zeros_like()?.f_index_add(0, &labels, x)?;
-            let counts =
-                labels.f_bincount(None::<Tensor>, k as i64)?.f_to_kind(Kind::Double)?.f_unsqueeze(1)?;
-            // An empty cluster keeps its centre.
-            let full = counts.f_gt(0.0)?;
-            centres = sums.f_div(&counts.f_clamp_min(1.0)?)?.f_where_self(&full, &centres)?;
-        }
-        if best.as_ref().is_none_or(|(cost, _)| last < *cost) {
-            best = Some((last, labels));
-        }
-    }
-    best.map(|(_, labels)| labels).ok_or_else(|| Error::run("no clusters"))
-}
-
-/// Squared distances `[N, K]`.
-fn distances(x: &Tensor, centres: &Tensor) -> Result<Tensor> {
-    let (a, b) = (x.f_square()?, centres.f_square()?);
-    let a = a.f_sum_dim_intlist(1, true, Kind::Double)?;
-    let b = b.f_sum_dim_intlist(1, false, Kind::Double)?;
-    Ok(a.f_add(&b)?.f_sub(&x.f_matmul(&centres.f_tr()?)?.f_mul_scalar(2.0)?)?.f_clamp_min(0.0)?)
-}
-
-/// k-means++ (Arthur and Vassilvitskii 2007): each start is drawn by its squared distance to those before.
-fn starts(x: &Tensor, k: usize, random: &mut SplitMix64) -> Result<Tensor> {
-    let n = x.size()[0];
-    let mut chosen = vec![random.below(n.unsigned_abs()) as i64];
-    while chosen.len() < k {
-        let centres = x.f_index_select(0, &Tensor::f_from_slice(&chosen)?)?;
-        let (near, _) = distances(x, &centres)?.f_min_dim(1, false)?;
-        let weights = Vec::<f64>::try_from(near)?;
-        let total: f64 = weights.iter().sum();
-        let mut rest = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64 * total;
-        let mut next = n - 1;
-        for (i, w) in weights.iter().enumerate() {
-            if rest < *w {
-                next = i as i64;
-                break;
-            }
-            rest -= w;
-        }
-        chosen.push(next);
-    }
-    Ok(x.f_index_select(0, &Tensor::f_from_slice(&chosen)?)?)
 }
 
 #[cfg(test)]
@@ -186,18 +125,5 @@ mod tests {
         assert_eq!(near.clusters, 30);
         assert!(near.mauve > 0.9 && far.mauve < 0.3, "{near:?} {far:?}");
         assert_eq!(mauve(&a, &a, None, 0).unwrap().mauve, 1.0);
-    }
-
-    #[test]
-    fn separate_clusters_are_found() {
-        let mut random = Generator::new(6).unwrap();
-        let noise = random.normal(&[90, 2], Kind::Double).unwrap() * 0.05;
-        let group = Tensor::arange(90, (Kind::Int64, Device::Cpu)).remainder(3);
-        let centres = Tensor::from_slice(&[0.0, 0.0, 5.0, 0.0, 0.0, 5.0]).reshape([3, 2]);
-        let labels = kmeans(&(noise + centres.index_select(0, &group)), 3, 1).unwrap();
-        for i in 3..90 {
-            assert_eq!(labels.int64_value(&[i]), labels.int64_value(&[i % 3]));
-        }
-        assert_ne!(labels.int64_value(&[0]), labels.int64_value(&[1]));
     }
 }
