@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::causal::{Causal, Steps};
-use super::layers::embed::checked_class;
 use super::layers::init::Init;
 use super::layers::linear::bias_bound;
+use super::layers::tokens::{TokenEmbedding, check_steps, sequences};
 use super::{Cond, Mode, Network};
 use crate::error::{Error, Result};
 use crate::net::store::Path;
@@ -100,9 +100,7 @@ impl Layer {
 pub struct Wavenet {
     config: WavenetConfig,
     shape: Vec<i64>,
-    classes: i64,
-    embedding: Tensor,
-    table: Option<Tensor>,
+    embedding: TokenEmbedding,
     start: Tensor,
     layers: Vec<Layer>,
     end: [(Tensor, Tensor); 2],
@@ -122,11 +120,7 @@ impl Wavenet {
         }
         let vocab = 1i64 << config.bits;
         let (r, d, s) = (config.residual_channels, config.dilation_channels, config.skip_channels);
-        let encoder = p / "encoder";
-        let embedding = (&encoder / "0").param("weight", &[vocab, vocab], Init::Normal(1.0))?;
-        let table = (classes > 0)
-            .then(|| (&encoder / "class").param("weight", &[classes, vocab], Init::Normal(1.0)))
-            .transpose()?;
+        let embedding = TokenEmbedding::new(&(p / "encoder"), vocab, vocab, classes)?;
         let m = p / "model";
         let weight = |name: String, shape: &[i64]| (&m / name).param("weight", shape, Init::KaimingUniform);
         let layers = (0..config.blocks * config.layers)
@@ -151,9 +145,7 @@ impl Wavenet {
             head: map(&(p / "decoder.0.output_transform"), &[vocab, vocab])?,
             config: config.clone(),
             shape: shape.to_vec(),
-            classes,
             embedding,
-            table,
             start,
             layers,
         })
@@ -165,26 +157,17 @@ impl Wavenet {
         &self.config
     }
 
-    fn class_vector(&self, cond: &Cond, batch: i64) -> Result<Option<Tensor>> {
-        let class = checked_class(cond.class.as_ref(), self.classes, batch)?;
-        let (Some(table), Some(class)) = (&self.table, class) else { return Ok(None) };
-        let rows = table.f_index_select(0, &class.f_clamp_min(0)?)?;
-        Ok(Some(rows.f_masked_fill(&class.f_lt(0)?.f_unsqueeze(1)?, 0.0)?))
-    }
-
     /// The input of the first layer, `[B, R, L]`.
     fn first(&self, tokens: &Tensor, class: Option<&Tensor>) -> Result<Tensor> {
-        let mut x = Tensor::f_embedding(&self.embedding, tokens, -1, false, false)?;
-        if let Some(class) = class {
-            x = x.f_add(&class.f_unsqueeze(1)?)?;
-        }
+        let x = self.embedding.forward(tokens, class)?;
         Ok(x.f_linear(&self.start.f_squeeze_dim(2)?, None::<Tensor>)?.f_transpose(1, 2)?)
     }
 
     /// What each layer has seen before the first input, `[B or 1, R, 1]`: its input after silence without end.
     fn silence(&self, class: Option<&Tensor>, batch: i64) -> Result<Vec<Tensor>> {
         let batch = if class.is_some() { batch } else { 1 };
-        let tokens = Tensor::f_full([batch, 1], self.start_token(), (Kind::Int64, self.embedding.device()))?;
+        let tokens =
+            Tensor::f_full([batch, 1], self.start_token(), (Kind::Int64, self.embedding.weight().device()))?;
         let mut x = self.first(&tokens, class)?;
         let mut out = Vec::new();
         for layer in &self.layers {
@@ -231,28 +214,14 @@ impl Wavenet {
     }
 }
 
-/// `tokens` checked to be i64 `[B, L]`; `[B, 1, L]` is taken as well.
-fn sequences(tokens: &Tensor) -> Result<Tensor> {
-    let size = tokens.size();
-    let flat = match size[..] {
-        [_, 1, _] => tokens.f_squeeze_dim(1)?,
-        _ => tokens.shallow_clone(),
-    };
-    if flat.dim() == 2 && flat.kind() == Kind::Int64 && flat.numel() > 0 {
-        return Ok(flat);
-    }
-    Err(Error::run(format!("tokens of shape {size:?} and dtype {:?}", tokens.kind()))
-        .hint("the network takes i64 tokens [batch, length]"))
-}
-
 impl Causal for Wavenet {
     fn vocab(&self) -> i64 {
         1 << self.config.bits
     }
 
     fn logits(&self, tokens: &Tensor, cond: &Cond, _mode: Mode) -> Result<Tensor> {
-        let tokens = sequences(tokens)?;
-        let class = self.class_vector(cond, tokens.size()[0])?;
+        let tokens = sequences(tokens, 1)?;
+        let class = self.embedding.class_rows(cond, tokens.size()[0])?;
         let mut past = self.silence(class.as_ref(), tokens.size()[0])?;
         self.run(&tokens, class.as_ref(), &mut past, false)
     }
@@ -262,11 +231,8 @@ impl Causal for Wavenet {
     }
 
     fn begin(&self, batch: i64, cond: &Cond) -> Result<Box<dyn Steps + '_>> {
-        if batch < 1 {
-            return Err(Error::run(format!("a batch of {batch} sequences")));
-        }
         let _guard = tch::no_grad_guard();
-        Ok(Box::new(Queues::new(self, batch, self.class_vector(cond, batch)?)?))
+        Ok(Box::new(Queues::new(self, batch, self.embedding.class_rows(cond, batch)?)?))
     }
 }
 
@@ -281,7 +247,7 @@ impl Network for Wavenet {
     }
 
     fn classes(&self) -> i64 {
-        self.classes
+        self.embedding.classes()
     }
 
     fn causal(&self) -> Option<&dyn Causal> {
@@ -329,14 +295,14 @@ impl<'a> Queues<'a> {
             Some(rows) => Some(rows.f_linear(&start, None::<Tensor>)?),
             None => None,
         };
-        let table = net.embedding.f_linear(&start, None::<Tensor>)?;
+        let table = net.embedding.weight().f_linear(&start, None::<Tensor>)?;
         Ok(Queues { net, batch, class, table, class_rows, maps, rings, done: 0 })
     }
 }
 
 impl Steps for Queues<'_> {
     fn step(&mut self, tokens: &Tensor) -> Result<Tensor> {
-        self.checked(tokens, 1)?;
+        check_steps(tokens, self.batch, 1)?;
         let _guard = tch::no_grad_guard();
         let mut x = self.table.f_index_select(0, tokens)?;
         if let Some(rows) = &self.class_rows {
@@ -366,7 +332,7 @@ impl Steps for Queues<'_> {
     }
 
     fn prefill(&mut self, tokens: &Tensor) -> Result<Tensor> {
-        self.checked(tokens, 2)?;
+        check_steps(tokens, self.batch, 2)?;
         let _guard = tch::no_grad_guard();
         let mut past = Vec::new();
         for (layer, ring) in self.net.layers.iter().zip(&self.rings) {
@@ -379,16 +345,5 @@ impl Steps for Queues<'_> {
             *ring = past.f_permute([2, 0, 1])?.f_roll([self.done % layer.dilation], [0i64])?;
         }
         Ok(logits)
-    }
-}
-
-impl Queues<'_> {
-    fn checked(&self, tokens: &Tensor, dims: usize) -> Result<()> {
-        let size = tokens.size();
-        if tokens.kind() == Kind::Int64 && size.len() == dims && size[0] == self.batch && !size.contains(&0) {
-            return Ok(());
-        }
-        Err(Error::run(format!("tokens of shape {size:?} and dtype {:?}", tokens.kind()))
-            .why(format!("the recurrence is one of {} sequences", self.batch)))
     }
 }

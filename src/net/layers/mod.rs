@@ -12,6 +12,7 @@ pub mod linear;
 pub mod norm;
 pub mod resample;
 pub mod ssm;
+pub mod tokens;
 pub mod weight_norm;
 
 /// SiLU of a value that nothing else needs: without gradients it overwrites its input.

@@ -1,6 +1,6 @@
 //! The network: embedding, backbone, logits.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::backbone::{Backbone, Carry};
 use super::block::Map;
@@ -8,8 +8,7 @@ use super::config::SashimiConfig;
 use super::{pack, step};
 use crate::error::{Error, Result};
 use crate::net::causal::{Causal, Steps};
-use crate::net::layers::embed::checked_class;
-use crate::net::layers::init::Init;
+use crate::net::layers::tokens::{TokenEmbedding, sequences};
 use crate::net::store::Path;
 use crate::net::{Cond, Mode, Network};
 use crate::optim::Group;
@@ -19,9 +18,7 @@ use crate::optim::Group;
 pub struct Sashimi {
     pub(super) config: SashimiConfig,
     shape: Vec<i64>,
-    classes: i64,
-    pub(super) embedding: Tensor,
-    table: Option<Tensor>,
+    pub(super) embedding: TokenEmbedding,
     pub(super) backbone: Backbone,
     pub(super) head: Map,
 }
@@ -38,29 +35,17 @@ impl Sashimi {
                 .why(format!("it needs waveforms of one channel, not samples of shape {shape:?}")));
         }
         let (vocab, width) = (config.vocab(), config.d_model);
-        let encoder = p / "encoder";
-        let embedding = (&encoder / "0").param("weight", &[vocab, width], Init::Normal(1.0))?;
-        let table = (classes > 0)
-            .then(|| (&encoder / "class").param("weight", &[classes, width], Init::Normal(1.0)))
-            .transpose()?;
+        let embedding = TokenEmbedding::new(&(p / "encoder"), vocab, width, classes)?;
         let backbone = Backbone::new(&(p / "model"), config)?;
         let head = Map::new(&(p / "decoder.0.output_transform"), width, vocab, Group::default())?;
         let (config, shape) = (config.clone(), shape.to_vec());
-        Ok(Sashimi { config, shape, classes, embedding, table, backbone, head })
+        Ok(Sashimi { config, shape, embedding, backbone, head })
     }
 
     /// The options.
     #[must_use]
     pub fn config(&self) -> &SashimiConfig {
         &self.config
-    }
-
-    /// What the class adds to every position, `[B, H]`; none without classes.
-    pub(super) fn class_vector(&self, cond: &Cond, batch: i64) -> Result<Option<Tensor>> {
-        let class = checked_class(cond.class.as_ref(), self.classes, batch)?;
-        let (Some(table), Some(class)) = (&self.table, class) else { return Ok(None) };
-        let rows = table.f_index_select(0, &class.f_clamp_min(0)?)?;
-        Ok(Some(rows.f_masked_fill(&class.f_lt(0)?.f_unsqueeze(1)?, 0.0)?))
     }
 
     /// Logits of `tokens` `[B, L]`, going on from and updating `carry`.
@@ -71,10 +56,7 @@ impl Sashimi {
         mode: Mode,
         carry: Option<&mut Carry>,
     ) -> Result<Tensor> {
-        let mut x = Tensor::f_embedding(&self.embedding, tokens, -1, false, false)?;
-        if let Some(class) = class {
-            x = x.f_add(&class.f_unsqueeze(1)?)?;
-        }
+        let x = self.embedding.forward(tokens, class)?;
         self.head.forward(&self.backbone.forward(&x, mode, carry)?)
     }
 
@@ -85,31 +67,9 @@ impl Sashimi {
     /// As [`Causal::begin`].
     pub fn begin_by_operations(&self, batch: i64, cond: &Cond) -> Result<Box<dyn Steps + '_>> {
         let _guard = tch::no_grad_guard();
-        let class = self.class_vector(cond, batch)?;
+        let class = self.embedding.class_rows(cond, batch)?;
         Ok(Box::new(step::Stepper::new(self, batch, class)?))
     }
-}
-
-/// `tokens` checked to be i64 `[B, L]` (`[B, 1, L]` is taken as well).
-fn sequences(tokens: &Tensor, stride: i64) -> Result<Tensor> {
-    let size = tokens.size();
-    let flat = match size[..] {
-        [_, _] => tokens.shallow_clone(),
-        [_, 1, _] => tokens.f_squeeze_dim(1)?,
-        _ => return Err(wrong(&size)),
-    };
-    let len = flat.size()[1];
-    if flat.kind() != Kind::Int64 || len < 1 || size[0] < 1 {
-        return Err(wrong(&size).why(format!("they have dtype {:?}", flat.kind())));
-    }
-    if len % stride != 0 {
-        return Err(wrong(&size).why(format!("{len} is no multiple of {stride}")));
-    }
-    Ok(flat)
-}
-
-fn wrong(size: &[i64]) -> Error {
-    Error::run(format!("tokens of shape {size:?}")).hint("the network takes i64 tokens [batch, length]")
 }
 
 impl Causal for Sashimi {
@@ -119,7 +79,7 @@ impl Causal for Sashimi {
 
     fn logits(&self, tokens: &Tensor, cond: &Cond, mode: Mode) -> Result<Tensor> {
         let tokens = sequences(tokens, self.stride())?;
-        let class = self.class_vector(cond, tokens.size()[0])?;
+        let class = self.embedding.class_rows(cond, tokens.size()[0])?;
         self.run(&tokens, class.as_ref(), mode, None)
     }
 
@@ -132,12 +92,9 @@ impl Causal for Sashimi {
     }
 
     fn begin(&self, batch: i64, cond: &Cond) -> Result<Box<dyn Steps + '_>> {
-        if batch < 1 {
-            return Err(Error::run(format!("a batch of {batch} sequences")));
-        }
         let _guard = tch::no_grad_guard();
         if pack::fits(self) {
-            let class = self.class_vector(cond, batch)?;
+            let class = self.embedding.class_rows(cond, batch)?;
             return Ok(Box::new(pack::Packed::new(self, batch, class)?));
         }
         self.begin_by_operations(batch, cond)
@@ -155,7 +112,7 @@ impl Network for Sashimi {
     }
 
     fn classes(&self) -> i64 {
-        self.classes
+        self.embedding.classes()
     }
 
     fn causal(&self) -> Option<&dyn Causal> {

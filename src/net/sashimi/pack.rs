@@ -8,10 +8,11 @@ use super::backbone::Carry;
 use super::block::{Core, Layer, Norm, Pool};
 use super::config::Wiring;
 use super::net::Sashimi;
-use super::step::{checked, prefill_by};
+use super::step::prefill_by;
 use crate::error::{Error, Result};
 use crate::net::Mode;
 use crate::net::causal::Steps;
+use crate::net::layers::tokens::check_steps;
 use crate::torch::shim::step::{Stepper, lanes};
 
 /// Whether the network can be stepped this way.
@@ -24,9 +25,9 @@ pub(super) fn fits(net: &Sashimi) -> bool {
         }
         Core::FeedForward { .. } => false,
     };
-    net.embedding.device() == Device::Cpu
-        && matches!(net.embedding.kind(), Kind::Float | Kind::Double)
-        && net.head.weight.kind() == net.embedding.kind()
+    net.embedding.weight().device() == Device::Cpu
+        && matches!(net.embedding.weight().kind(), Kind::Float | Kind::Double)
+        && net.head.weight.kind() == net.embedding.weight().kind()
         && !net.backbone.layers().any(dense)
 }
 
@@ -184,7 +185,7 @@ pub(super) struct Packed<'a> {
 impl<'a> Packed<'a> {
     pub(super) fn new(net: &'a Sashimi, batch: i64, class: Option<Tensor>) -> Result<Self> {
         let _guard = tch::no_grad_guard();
-        let kind = net.embedding.kind();
+        let kind = net.embedding.weight().kind();
         let mut packer =
             Packer { kind, numbers: Vec::new(), tensors: Vec::new(), pieces: Vec::new(), size: 0 };
         let config = &net.config;
@@ -200,7 +201,7 @@ impl<'a> Packed<'a> {
             packer.numbers.extend([config.width(i), factor, level.down.len() as i64, level.up.len() as i64]);
         }
         let wide = packer.padded(config.d_model);
-        let table = pad(&net.embedding, 1, wide)?;
+        let table = pad(net.embedding.weight(), 1, wide)?;
         packer.push(&table)?;
         // The walk counts the layers on the way up from behind.
         let (mut down_at, mut up_end) = (0, net.backbone.layers().count());
@@ -287,7 +288,7 @@ impl<'a> Packed<'a> {
 
 impl Steps for Packed<'_> {
     fn step(&mut self, tokens: &Tensor) -> Result<Tensor> {
-        checked(tokens, self.batch, 1)?;
+        check_steps(tokens, self.batch, 1)?;
         let tokens = tokens.f_to_device(Device::Cpu)?.f_contiguous()?;
         let logits = self.stepper.step(&tokens, self.class_rows.as_ref(), &self.state, self.done)?;
         self.done += 1;
@@ -295,7 +296,7 @@ impl Steps for Packed<'_> {
     }
 
     fn prefill(&mut self, tokens: &Tensor) -> Result<Tensor> {
-        checked(tokens, self.batch, 2)?;
+        check_steps(tokens, self.batch, 2)?;
         let _guard = tch::no_grad_guard();
         let at = (self.net.config.stride(), self.done);
         prefill_by(self, tokens, at, |me, tokens| {

@@ -9,6 +9,7 @@ use super::net::Sashimi;
 use crate::error::{Error, Result};
 use crate::net::Mode;
 use crate::net::causal::Steps;
+use crate::net::layers::tokens::check_steps;
 
 /// One state-space layer made ready: the state is `[B, H, N]`, real parts before imaginary parts.
 #[derive(Debug)]
@@ -106,7 +107,7 @@ pub(super) struct Stepper<'a> {
 impl<'a> Stepper<'a> {
     pub(super) fn new(net: &'a Sashimi, batch: i64, class: Option<Tensor>) -> Result<Self> {
         let _guard = tch::no_grad_guard();
-        let (kind, device) = (net.embedding.kind(), net.embedding.device());
+        let (kind, device) = (net.embedding.weight().kind(), net.embedding.weight().device());
         let mut ready = Vec::new();
         for layer in net.backbone.layers() {
             ready.push(Ready::of(layer, kind)?);
@@ -184,16 +185,6 @@ impl<'a> Stepper<'a> {
     }
 }
 
-/// Whether `tokens` have the shape `[B]` or `[B, L]` that a recurrence of `batch` sequences takes.
-pub(super) fn checked(tokens: &Tensor, batch: i64, dims: usize) -> Result<()> {
-    let size = tokens.size();
-    if tokens.kind() == Kind::Int64 && size.len() == dims && size[0] == batch && !size.contains(&0) {
-        return Ok(());
-    }
-    Err(Error::run(format!("tokens of shape {size:?} and dtype {:?}", tokens.kind()))
-        .why(format!("the recurrence is one of {batch} sequences")))
-}
-
 /// Steps to the next multiple of the stride, absorbs as much as possible by `whole`, and steps through the rest.
 pub(super) fn prefill_by<S: Steps + ?Sized>(
     steps: &mut S,
@@ -219,19 +210,16 @@ pub(super) fn prefill_by<S: Steps + ?Sized>(
 
 impl Steps for Stepper<'_> {
     fn step(&mut self, tokens: &Tensor) -> Result<Tensor> {
-        checked(tokens, self.batch, 1)?;
+        check_steps(tokens, self.batch, 1)?;
         let _guard = tch::no_grad_guard();
-        let mut x = Tensor::f_embedding(&self.net.embedding, tokens, -1, false, false)?;
-        if let Some(class) = &self.class {
-            x = x.f_add(class)?;
-        }
+        let x = self.net.embedding.forward(&tokens.f_unsqueeze(1)?, self.class.as_ref())?.f_squeeze_dim(1)?;
         let y = self.level(0, &x, 0, self.ready.len())?;
         self.done += 1;
         self.net.head.forward(&self.net.backbone.norm.forward(&y)?)
     }
 
     fn prefill(&mut self, tokens: &Tensor) -> Result<Tensor> {
-        checked(tokens, self.batch, 2)?;
+        check_steps(tokens, self.batch, 2)?;
         let _guard = tch::no_grad_guard();
         let at = (self.net.config.stride(), self.done);
         prefill_by(self, tokens, at, |me, tokens| {
