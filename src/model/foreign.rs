@@ -86,18 +86,19 @@ pub fn read(path: &Path, options: &OpenOptions) -> Result<Loaded> {
 /// # Errors
 /// As [`read`].
 pub fn read_as(layout: Layout, source: &Source, options: &OpenOptions) -> Result<Loaded> {
-    if layout == Layout::Edm {
-        says_itself(source.path(), layout.name(), options)?;
-        return edm::read(source, options);
-    }
-    if layout == Layout::StateSpaces {
-        let rest = RawSpec { shape: None, ..options.raw.clone() };
-        says_itself(source.path(), layout.name(), &OpenOptions { raw: rest, ..options.clone() })?;
-        return state_spaces::read(source, options);
-    }
     let mut options = options.clone();
-    options.raw = options.raw.or(RawSpec::in_folder_of(source.path())?);
-    options.raw.only_process(layout.name(), layout != Layout::Dit)?;
+    match layout {
+        // These files say what they are themselves; of a clip's length those of state-spaces know nothing.
+        Layout::Edm => says_itself(source.path(), layout.name(), &options)?,
+        Layout::StateSpaces => {
+            let raw = RawSpec { shape: None, ..options.raw.clone() };
+            says_itself(source.path(), layout.name(), &OpenOptions { raw, ..options.clone() })?;
+        }
+        _ => {
+            options.raw = options.raw.or(RawSpec::in_folder_of(source.path())?);
+            options.raw.only_process(layout.name(), layout != Layout::Dit)?;
+        }
+    }
     match layout {
         Layout::Edm => edm::read(source, &options),
         Layout::ScoreSde => score_sde::read(source, &options),
@@ -105,7 +106,6 @@ pub fn read_as(layout: Layout, source: &Source, options: &OpenOptions) -> Result
         Layout::DiffWave => diffwave::read(source, &options),
         Layout::DiffWaveSashimi => diffwave_sashimi::read(source, &options),
         Layout::DiffWaveLmnt => diffwave_lmnt::read(source, &options),
-        // Read above.
         Layout::StateSpaces => state_spaces::read(source, &options),
     }
 }
