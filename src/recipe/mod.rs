@@ -10,7 +10,7 @@ mod settings;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Serialize, Serializer};
 use toml::{Table, Value};
 
 use crate::data::DataSpec;
@@ -24,7 +24,7 @@ use crate::process::ProcessSpec;
 pub use settings::{SampleSpec, TrainSpec};
 
 /// A resolved recipe.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Recipe {
     /// The network.
     pub model: NetSpec,
@@ -39,6 +39,7 @@ pub struct Recipe {
     /// The optimiser.
     pub optim: OptimSpec,
     /// Averages of the weights, by name. A table with a `type` is one average named `main`.
+    #[serde(serialize_with = "write_emas")]
     pub ema: BTreeMap<String, EmaSpec>,
     /// Defaults of sampling, used for the previews too.
     pub sample: SampleSpec,
@@ -103,23 +104,28 @@ impl Recipe {
     /// # Errors
     /// A usage error where a key is unknown, missing or of a wrong value.
     pub fn from_table(mut table: Table, place: &str) -> Result<Self> {
-        // A model of tokens knows no noise.
-        let kind = table.get("objective").and_then(|o| o.get("type")).and_then(Value::as_str);
-        if kind == Some("autoregressive") && !table.contains_key("process") {
-            let none = Table::from_iter([("type".to_owned(), Value::String("none".to_owned()))]);
-            table.insert("process".to_owned(), Value::Table(none));
-        }
-        for name in ["model", "process", "objective"] {
+        let missing = |name: &str| {
+            Error::usage(format!("missing table `[{name}]`"))
+                .at(place)
+                .hint("a recipe needs [model], [process] and [objective]; see models/ for some")
+        };
+        for name in ["model", "objective"] {
             if !table.contains_key(name) {
-                return Err(Error::usage(format!("missing table `[{name}]`"))
-                    .at(place)
-                    .hint("a recipe needs [model], [process] and [objective]; see models/ for some"));
+                return Err(missing(name));
             }
         }
+        let model = load::take(&mut table, "model", place)?;
+        let process = match table.contains_key("process") {
+            true => Some(load::take(&mut table, "process", place)?),
+            false => None,
+        };
+        let objective: ObjectiveSpec = load::take(&mut table, "objective", place)?;
+        // What is no model of a process (a classifier, a model of tokens) knows no noise.
+        let nothing = || objective.precond().is_none().then_some(ProcessSpec::None {});
         let recipe = Recipe {
-            model: load::take(&mut table, "model", place)?,
-            process: load::take(&mut table, "process", place)?,
-            objective: load::take(&mut table, "objective", place)?,
+            model,
+            process: process.or_else(nothing).ok_or_else(|| missing("process"))?,
+            objective,
             data: load::take(&mut table, "data", place)?,
             train: load::take(&mut table, "train", place)?,
             optim: load::take(&mut table, "optim", place)?,
@@ -136,10 +142,7 @@ impl Recipe {
     /// # Errors
     /// Where a value has no TOML form.
     pub fn to_toml(&self) -> Result<String> {
-        let text =
-            toml::to_string(self).map_err(|e| Error::run("cannot write the recipe").why(e.to_string()))?;
-        // No average at all is said in words: an empty table would be a forgotten one.
-        Ok(if self.ema.is_empty() { text.replace("[ema]\n", "[ema]\ntype = \"none\"\n") } else { text })
+        toml::to_string(self).map_err(|e| Error::run("cannot write the recipe").why(e.to_string()))
     }
 
     /// The recipe as JSON, for comparisons and metadata.
@@ -180,6 +183,18 @@ fn emas(recipe: &mut Table, place: &str) -> Result<BTreeMap<String, EmaSpec>> {
     }
     let mut outer = Table::from_iter([("ema".to_owned(), Value::Table(table))]);
     Ok([(MAIN.to_owned(), load::take(&mut outer, "ema", place)?)].into())
+}
+
+/// The averages as [`emas`] reads them: none at all is said in words, an empty table would be a forgotten one.
+fn write_emas<S: Serializer>(
+    emas: &BTreeMap<String, EmaSpec>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    if emas.is_empty() {
+        BTreeMap::from([("type", "none")]).serialize(serializer)
+    } else {
+        emas.serialize(serializer)
+    }
 }
 
 /// The name of an average that has none of its own.

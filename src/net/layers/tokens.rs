@@ -29,7 +29,6 @@ impl TokenEmbedding {
     }
 
     /// Rows of the tokens, `[V, H]`.
-    #[must_use]
     pub fn weight(&self) -> &Tensor {
         &self.weight
     }
