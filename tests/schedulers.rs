@@ -13,7 +13,7 @@ use genlib::noise::Noise;
 use genlib::objective::ObjectiveSpec;
 use genlib::process::{At, Point, Process, ProcessSpec};
 use genlib::recipe::SampleSpec;
-use genlib::solver::{Budget, Plan, plan};
+use genlib::solver::{Budget, Compat, Plan, plan};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
@@ -69,7 +69,7 @@ impl Noise for Fixed {
 
 /// The plan of `steps` steps of a configuration, and its model.
 fn planned(config: &Value, eta: f64, steps: usize) -> (Plan, Network) {
-    let mut scheduler = Scheduler::read(config, "scheduler_config.json").unwrap();
+    let mut scheduler = Scheduler::read(config, "scheduler_config.json", Compat::None).unwrap();
     let spec = scheduler.sample.solver.as_mut().unwrap();
     if eta > 0.0 {
         spec.eta = Some(eta);
@@ -147,7 +147,7 @@ fn every_class_runs_as_in_diffusers() {
 #[test]
 fn what_is_read_is_kept_in_recipes_and_model_cards() {
     for run in fixture()["runs"].as_array().unwrap() {
-        let scheduler = Scheduler::read(&run["config"], "x").unwrap();
+        let scheduler = Scheduler::read(&run["config"], "x", Compat::None).unwrap();
         let (process, objective, sample) = (&scheduler.process, &scheduler.objective, &scheduler.sample);
         let text = serde_json::to_string(&(process, objective, sample)).unwrap();
         let (p, o, s): (ProcessSpec, ObjectiveSpec, SampleSpec) = serde_json::from_str(&text).unwrap();
@@ -195,7 +195,7 @@ proptest! {
         for (key, value) in options {
             config[KEYS[key]] = odd_values()[value].clone();
         }
-        match Scheduler::read(&config, "x") {
+        match Scheduler::read(&config, "x", Compat::None) {
             Err(error) => prop_assert_eq!(error.kind(), ErrorKind::Model, "{}: {}", config, error),
             Ok(scheduler) => {
                 let process = scheduler.process.build().unwrap();
@@ -376,12 +376,13 @@ fn options_without_a_counterpart_are_errors_that_name_them() {
         ("EulerDiscreteScheduler", json!({"interpolation_type": "log_linear"}), "known are `linear`"),
         ("EDMEulerScheduler", json!({"prediction_type": "v_prediction"}), "known are `epsilon`"),
         ("FlowMatchEulerDiscreteScheduler", json!({"use_dynamic_shifting": true}), "one shift"),
-        ("IPNDMScheduler", json!({}), "a schedule of its own"),
+        ("IPNDMScheduler", json!({"beta_schedule": "linear"}), "a schedule of its own"),
+        ("IPNDMScheduler", json!({"trained_betas": [0.1, 0.2]}), "on its own schedule"),
         ("VQDiffusionScheduler", json!({}), "unknown scheduler class `VQDiffusionScheduler`"),
     ] {
         let mut config = options;
         config["_class_name"] = json!(class);
-        let error = Scheduler::read(&config, "scheduler_config.json").unwrap_err();
+        let error = Scheduler::read(&config, "scheduler_config.json", Compat::None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Model, "{error}");
         let text = error.to_string();
         assert!(text.contains(words) && text.contains("scheduler_config.json"), "{text}");
@@ -395,12 +396,12 @@ fn options_that_change_nothing_are_ignored() {
         "_class_name": "DDIMScheduler", "_diffusers_version": "0.42.1", "skip_prk_steps": true,
         "trained_betas": null, "thresholding": false, "sigma_min": 0.3, "use_karras_sigmas": true, "lambda_min_clipped": -5.1,
     });
-    let read = |config: &Value| Scheduler::read(config, "x").unwrap();
+    let read = |config: &Value| Scheduler::read(config, "x", Compat::None).unwrap();
     assert_eq!(read(&plain), read(&full));
     let karras = |class: &str, options: Value| {
         let mut config = options;
         (config["_class_name"], config["use_karras_sigmas"]) = (json!(class), json!(true));
-        Scheduler::read(&config, "x").unwrap()
+        Scheduler::read(&config, "x", Compat::None).unwrap()
     };
     let dpm = "DPMSolverMultistepScheduler";
     assert_eq!(karras(dpm, json!({})), karras(dpm, json!({"sigma_min": 0.3, "sigma_max": 9.0})));
@@ -408,6 +409,16 @@ fn options_that_change_nothing_are_ignored() {
     assert_ne!(karras(euler, json!({})), karras(euler, json!({"sigma_min": 0.3, "sigma_max": 9.0})));
     // As Python writes it.
     let text = r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity}"#;
-    assert!(Scheduler::parse(text, "x").is_ok());
-    assert!(Scheduler::parse("{", "x").is_err() && Scheduler::read(&json!([]), "x").is_err());
+    assert!(Scheduler::parse(text, "x", Compat::None).is_ok());
+    // A table's options stay in the file of a pipeline that was given another scheduler.
+    let ipndm = |options: Value| {
+        let mut config = options;
+        config["_class_name"] = json!("IPNDMScheduler");
+        Scheduler::read(&config, "x", Compat::Reference).unwrap()
+    };
+    assert_eq!(ipndm(json!({})), ipndm(json!({"beta_schedule": "linear", "steps_offset": 1})));
+    assert!(
+        Scheduler::parse("{", "x", Compat::None).is_err()
+            && Scheduler::read(&json!([]), "x", Compat::None).is_err()
+    );
 }

@@ -127,6 +127,10 @@ def predict(kind, config, at, x, t):
         total = sigma**2 + data**2
         y = x * math.sqrt(total)
         return (x0_of(y, 1.0, sigma) - data**2 / total * y) / (sigma * data / math.sqrt(total))
+    if kind == "ipndm":
+        alpha, sigma = math.cos(0.5 * math.pi * t), math.sin(0.5 * math.pi * t)
+        x0 = x0_of(x, alpha, sigma)
+        return alpha * (x - alpha * x0) / sigma - sigma * x0
     if kind == "flow":
         sigma = t / config.get("num_train_timesteps", 1000)
         return (x - x0_of(x, 1 - sigma, sigma)) / sigma
@@ -143,7 +147,7 @@ def predict(kind, config, at, x, t):
 def run(name, options, steps, eta, wide):
     cls = DPMSolverSDEScheduler if name == "DPMSolverSDEScheduler" else getattr(diffusers, name)
     module = importlib.import_module(cls.__module__)
-    kind = {"EDM": "edm", "Flo": "flow", "Sco": "ve"}.get(name[:3], "table")
+    kind = {"EDM": "edm", "Flo": "flow", "Sco": "ve", "IPN": "ipndm"}.get(name[:3], "table")
     dtype = torch.float64 if wide else torch.float32
     with patched(module, wide):
         scheduler = cls(**options)
@@ -338,6 +342,7 @@ def cases():
         yield f"flow euler {shift}", "FlowMatchEulerDiscreteScheduler", {"shift": shift}, 0.0
         yield f"flow heun {shift}", "FlowMatchHeunDiscreteScheduler", {"shift": shift}, 0.0
     yield "ve", "ScoreSdeVeScheduler", {"sigma_max": 50.0}, 0.0
+    yield "ipndm", "IPNDMScheduler", {}, 0.0
     yield "ve uncorrected", "ScoreSdeVeScheduler", {"correct_steps": 0, "sigma_max": 20.0}, 0.0
 
 

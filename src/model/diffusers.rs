@@ -21,7 +21,7 @@ use crate::objective::ObjectiveSpec;
 use crate::objective::spec::Plain;
 use crate::process::ProcessSpec;
 use crate::recipe::SampleSpec;
-use crate::solver::{Churn, GridKind, GridSpec, SolverName, SolverSpec, Terminal};
+use crate::solver::{Churn, Compat, GridKind, GridSpec, SolverName, SolverSpec, Terminal};
 
 /// The class of networks that are opened.
 const CLASS: &str = "UNet2DModel";
@@ -65,7 +65,7 @@ impl Folder {
     ///
     /// # Errors
     /// A model error where a part is missing or damaged, or of a class or with an option that cannot be run.
-    pub fn read(path: &Path, variant: Option<&str>) -> Result<Self> {
+    pub fn read(path: &Path, variant: Option<&str>, compat: Compat) -> Result<Self> {
         let parts = Parts::of(path)?;
         let place = parts.unet.join("config.json");
         let config = read_json(&place)?;
@@ -85,14 +85,14 @@ impl Folder {
                     ));
                     karras_ve(&json)
                 } else {
-                    Scheduler::read(&json, &path.display().to_string())
+                    Scheduler::read(&json, &path.display().to_string(), compat)
                         .map_err(|e| e.hint("`gen inspect` shows the whole config of the scheduler"))?
                 }
             }
             None => {
                 let (json, text) = usual_scheduler(&config);
                 notes.push(format!("no scheduler_config.json in {}: {text} is assumed", path.display()));
-                Scheduler::read(&json, &place.display().to_string())?
+                Scheduler::read(&json, &place.display().to_string(), compat)?
             }
         };
         if let Some(steps) = scheduler.process.build()?.table_len()

@@ -49,7 +49,8 @@ pub(super) fn read(path: &Path, options: &OpenOptions) -> Result<Loaded> {
     files.push(place);
     let scheduler = path.join("scheduler/scheduler_config.json");
     let scheduler = if scheduler.exists() {
-        let read = Scheduler::read(&read_json(&scheduler)?, &scheduler.display().to_string())?;
+        let read =
+            Scheduler::read(&read_json(&scheduler)?, &scheduler.display().to_string(), options.compat)?;
         files.push(scheduler);
         read
     } else {
@@ -57,7 +58,7 @@ pub(super) fn read(path: &Path, options: &OpenOptions) -> Result<Loaded> {
             "there is no scheduler/scheduler_config.json: DDIM with 1000 linear steps is assumed".to_owned(),
         );
         let json = json!({"_class_name": "DDIMScheduler", "clip_sample": false});
-        Scheduler::read(&json, "the usual scheduler")?
+        Scheduler::read(&json, "the usual scheduler", options.compat)?
     };
     if path.join("vae").exists() {
         notes.push("samples are latents: they are not decoded by the pipeline's `vae`".to_owned());

@@ -73,7 +73,7 @@ fn snapshot(path: &Path, options: &OpenOptions) -> Result<Loaded> {
 
 /// A folder of diffusers.
 fn folder(path: &Path, options: &OpenOptions) -> Result<Loaded> {
-    let folder = diffusers::Folder::read(path, options.weights.as_deref())
+    let folder = diffusers::Folder::read(path, options.weights.as_deref(), options.compat)
         .map_err(|e| e.at(path.display()).kinded(Kind::Model))?;
     let (tensors, place) = (folder.tensors()?, folder.weights.place());
     let diffusers::Folder { card, files, notes, .. } = folder;

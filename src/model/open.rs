@@ -13,6 +13,7 @@ use crate::denoiser::network::{Compute, NetDenoiser};
 use crate::error::{Error, Kind, Result};
 use crate::net::Network;
 use crate::net::store::Store;
+use crate::solver::Compat;
 use crate::torch::runtime::{Dtype, MemoryFormat};
 
 /// How a model is opened.
@@ -21,6 +22,8 @@ pub struct OpenOptions {
     /// Which of a run's averages, or which variant of a folder's weights (`--weights`); the first if not given.
     /// Checkpoints of other projects have `ema` and `raw`.
     pub weights: Option<String>,
+    /// Whether what a folder says of its sampling is taken as published code takes it (`--compat`).
+    pub compat: Compat,
     /// What the network computes in.
     pub dtype: Dtype,
     /// What is said of a module or checkpoint that does not say it itself.

@@ -16,7 +16,7 @@ use crate::io::hub;
 use crate::objective::ObjectiveSpec;
 use crate::process::ProcessSpec;
 use crate::recipe::SampleSpec;
-use crate::solver::{GridSpec, SolverSpec};
+use crate::solver::{Compat, GridSpec, SolverSpec};
 use config::Config;
 
 /// What a scheduler of diffusers stands for.
@@ -60,11 +60,12 @@ const CLASSES: [&str; 20] = [
 ];
 
 impl Scheduler {
-    /// Reads the configuration `json`, which came from `place`.
+    /// Reads the configuration `json`, which came from `place`. With `compat = reference` a class stands for itself
+    /// even where it has another schedule than the table in the same file (IPNDM).
     ///
     /// # Errors
     /// A model error that names the class, or the key and its value, that has no counterpart here.
-    pub fn read(json: &Value, place: &str) -> Result<Scheduler> {
+    pub fn read(json: &Value, place: &str, compat: Compat) -> Result<Scheduler> {
         let config = Config::new(json, place)?;
         let class = config.word("_class_name", "")?;
         let name = class.strip_suffix("Scheduler").filter(|name| CLASSES.contains(name));
@@ -78,12 +79,7 @@ impl Scheduler {
             "EDMEuler" | "EDMDPMSolverMultistep" => timeless::edm(&config, name)?,
             "FlowMatchEulerDiscrete" | "FlowMatchHeunDiscrete" => timeless::flow(&config, name)?,
             "ScoreSdeVe" => timeless::ve(&config)?,
-            "IPNDM" => {
-                return Err(Error::model("IPNDMScheduler has a schedule of its own")
-                    .at(place)
-                    .why("a network trained on a DDPM table is not told its times")
-                    .hint("name another scheduler in the file; `--solver ipndm` has the method"));
-            }
+            "IPNDM" => timeless::ipndm(&config, compat)?,
             name => table::read(&config, name)?,
         };
         process
@@ -103,9 +99,9 @@ impl Scheduler {
     ///
     /// # Errors
     /// As [`Scheduler::read`], and where the text is not JSON.
-    pub fn parse(text: &str, place: &str) -> Result<Scheduler> {
+    pub fn parse(text: &str, place: &str, compat: Compat) -> Result<Scheduler> {
         let json = hub::parse_json(text)
             .map_err(|e| Error::model("unreadable scheduler").at(place).why(e.to_string()))?;
-        Self::read(&json, place)
+        Self::read(&json, place, compat)
     }
 }

@@ -162,7 +162,7 @@ pub(super) fn build(
                 Box::new(RhoRk(tableau))
             }
         },
-        SolverName::Ipndm => Box::new(Deis::new(Extrapolation::Equal, order - 1)),
+        SolverName::Ipndm => Box::new(Deis::ipndm(order, compat)),
         SolverName::Pndm => {
             Box::new(Pndm { warmup: spec.warmup.unwrap_or_default(), compat, past: Vec::new() })
         }

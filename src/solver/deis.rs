@@ -6,6 +6,9 @@
 //! of convergence is r + 1. One call a step. The variant in ln rho is the noise-form multistep solver with
 //! Taylor coefficients and lives there. Onto clean data and from pure noise a step is of first order.
 //!
+//! iPNDM with `compat = "reference"` is diffusers' scheduler: it keeps its order onto clean data, and from pure
+//! noise it takes 0 for the data, whatever the model says.
+//!
 //! LMS (k-diffusion's linear multistep method) is rhoAB that keeps its order onto clean data, where rho is
 //! 0 and the integral is still finite.
 
@@ -13,7 +16,7 @@ use tch::Tensor;
 
 use super::dpm_multistep::{remember, usable};
 use super::exponential::{Past, first_order, weights};
-use super::{Form, Run, Solver};
+use super::{Compat, Form, Run, Solver};
 use crate::denoiser::Prediction;
 use crate::error::Result;
 use crate::math::{gauss_legendre, lagrange, lagrange_integral};
@@ -45,8 +48,10 @@ pub(super) struct Deis {
     pub extrapolation: Extrapolation,
     /// Degree of the polynomial: 0 to 3.
     pub degree: usize,
-    /// Whether the step onto clean data has it, too (in rho).
+    /// Whether the step onto clean data has it, too (not in t).
     pub to_clean: bool,
+    /// Whether pure noise is taken to hide zeros.
+    pub blind: bool,
     /// Gauss-Legendre rule of tAB.
     rule: Vec<(f64, f64)>,
     /// The last predictions, newest first.
@@ -56,12 +61,25 @@ pub(super) struct Deis {
 impl Deis {
     /// The method of `degree` 0 to 3.
     pub(super) fn new(extrapolation: Extrapolation, degree: usize) -> Self {
-        Deis { extrapolation, degree, to_clean: false, rule: gauss_legendre(64), past: Vec::new() }
+        Deis {
+            extrapolation,
+            degree,
+            to_clean: false,
+            blind: false,
+            rule: gauss_legendre(64),
+            past: Vec::new(),
+        }
     }
 
     /// LMS of `order` 1 to 4.
     pub(super) fn lms(order: usize) -> Self {
         Deis { to_clean: true, ..Deis::new(Extrapolation::Rho, order - 1) }
+    }
+
+    /// iPNDM of `order` 1 to 4.
+    pub(super) fn ipndm(order: usize, compat: Compat) -> Self {
+        let reference = compat == Compat::Reference;
+        Deis { to_clean: reference, blind: reference, ..Deis::new(Extrapolation::Equal, order - 1) }
     }
 
     /// Factors of the last `count` predictions in the step from s to t.
@@ -106,6 +124,12 @@ impl Solver for Deis {
 
     fn step(&mut self, run: &mut Run<'_>, i: usize, x: Tensor) -> Result<Tensor> {
         let (s, t) = (run.points()[i], run.points()[i + 1]);
+        if s.is_pure_noise() && self.blind {
+            let m = run.predict(Prediction::Eps, &x, s)?;
+            let next = m.f_mul_scalar(t.sigma)?;
+            remember(&mut self.past, Past { at: s, m }, self.degree + 1);
+            return Ok(next);
+        }
         if s.is_pure_noise() || (t.is_clean() && !self.to_clean) {
             let (next, newest) = first_order(run, Form::Noise, &s, &t, &x)?;
             remember(&mut self.past, newest, self.degree + 1);

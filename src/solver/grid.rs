@@ -9,6 +9,7 @@
 //! | logsnr | `lambda = ln(alpha/sigma)` (Lu et al. 2022, "DPM-Solver") |
 //! | karras | `rho^(1/p)`, `rho = sigma/alpha`, p = 7 (Karras et al. 2022, equation 5) |
 //! | beta | the Beta(0.6, 0.6) distribution of rho (Lee et al. 2024, "Beta sampling is all you need") |
+//! | crash | s, where `sigma/hypot(alpha, sigma) = sin^2(pi s/2)` (Rouard and Hadjeres 2021, "CRASH") |
 //!
 //! or a list of times or noise levels, or entries of a DDPM table. A run ends at t_min, or goes on to clean
 //! data or to the lowest noise level in its last step.
@@ -49,6 +50,8 @@ pub enum GridKind {
     Karras,
     /// Noise levels at equal steps of a Beta(0.6, 0.6) distribution: dense at both ends.
     Beta,
+    /// Share of noise `sin^2(pi s/2)` at equal steps of s: dense at both ends.
+    Crash,
     /// Entries of a DDPM table, equally spaced over the whole of it.
     Linspace,
     /// Entries of a DDPM table, equally spaced from entry `offset`.

@@ -1,5 +1,7 @@
 //! Spacings: times that are uniform in something between two ends.
 
+use std::f64::consts::FRAC_PI_2;
+
 use super::GridKind;
 use super::grid::{bad, t_of_rho};
 use crate::error::Result;
@@ -39,6 +41,10 @@ impl Spacing {
             GridKind::Quadratic | GridKind::Power => Ok(power(t)),
             GridKind::Logsnr => finite(process.lambda(t), t, "the log-SNR"),
             GridKind::Beta => finite(process.sigma(t) / process.alpha(t), t, "the noise level"),
+            GridKind::Crash => {
+                let (alpha, sigma) = (process.alpha(t), process.sigma(t));
+                Ok((sigma / alpha.hypot(sigma)).sqrt().asin() / FRAC_PI_2)
+            }
             GridKind::Karras => finite(power(process.sigma(t) / process.alpha(t)), t, "the noise level"),
         };
         let time = |u: f64| match self.kind {
@@ -47,6 +53,11 @@ impl Spacing {
             GridKind::Logsnr => process.t_of_lambda(u),
             GridKind::Karras => t_of_rho(process, u.powf(self.root)),
             GridKind::Beta => t_of_rho(process, u),
+            GridKind::Crash => {
+                // With sin^2 = 1 - cos^2: 1 - sin^4 without cancellation.
+                let (sin, cos) = (FRAC_PI_2 * u).sin_cos();
+                t_of_rho(process, sin * sin / (cos * sin.hypot(1.0)))
+            }
         };
         let ramp = |u: f64| match self.kind {
             GridKind::Beta => 1.0 - beta_quantile(1.0 - u, BETA, BETA),
@@ -98,6 +109,7 @@ mod tests {
         assert!(uniform(&|t| t.sqrt(), &grid("quadratic")));
         assert!(uniform(&|t| t.powf(1.0 / 3.0), &grid("t-power=3")));
         assert!(uniform(&|t| (-vp.lambda(t) / 5.0).exp(), &grid("karras=5")));
+        assert!(uniform(&|t| vp.sigma(t).sqrt().asin(), &grid("crash")));
     }
 
     #[test]

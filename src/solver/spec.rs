@@ -159,7 +159,7 @@ pub struct SolverSpec {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub euler_at_final: bool,
     /// Keep known defects of published code (ddim, ddpm, pndm, euler, heun, euler-maruyama,
-    /// reverse-diffusion, dpm, dpm++, sde-dpm++, deis).
+    /// reverse-diffusion, dpm, dpm++, sde-dpm++, deis, ipndm).
     #[serde(default)]
     pub compat: Compat,
     /// Relative tolerance (rk45: 1e-5; dpm-adaptive: 0.05).
@@ -289,8 +289,8 @@ impl SolverSpec {
     /// Checks that every setting given is one the solver has, and is in its range.
     pub(super) fn validate(&self) -> Result<()> {
         use SolverName::{
-            Ddim, Ddpm, Deis, Dpm, DpmAdaptive, DpmPp, DpmPpSde, Edm, Euler, EulerMaruyama, Heun, Kdpm2,
-            Pndm, ReverseDiffusion, Rk45, SdeDpmPp, Unipc,
+            Ddim, Ddpm, Deis, Dpm, DpmAdaptive, DpmPp, DpmPpSde, Edm, Euler, EulerMaruyama, Heun, Ipndm,
+            Kdpm2, Pndm, ReverseDiffusion, Rk45, SdeDpmPp, Unipc,
         };
         let multistep = [Dpm, DpmPp, SdeDpmPp, Unipc, Deis];
         let given: [(&str, bool, &[SolverName]); 17] = [
@@ -310,7 +310,20 @@ impl SolverSpec {
             (
                 "compat",
                 self.compat != Compat::None,
-                &[Ddim, Ddpm, Pndm, Euler, Heun, EulerMaruyama, ReverseDiffusion, Dpm, DpmPp, SdeDpmPp, Deis],
+                &[
+                    Ddim,
+                    Ddpm,
+                    Pndm,
+                    Euler,
+                    Heun,
+                    EulerMaruyama,
+                    ReverseDiffusion,
+                    Dpm,
+                    DpmPp,
+                    SdeDpmPp,
+                    Deis,
+                    Ipndm,
+                ],
             ),
             ("rtol and atol", self.rtol.is_some() || self.atol.is_some(), &[Rk45, DpmAdaptive]),
             ("clamp", self.clamp.is_some(), &[Ddpm, Ddim]),

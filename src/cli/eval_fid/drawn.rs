@@ -88,6 +88,7 @@ impl<'a> Drawer<'a> {
     pub fn open(path: &Path, args: &'a DrawArgs, globals: &Globals, ui: Ui, device: Device) -> Result<Self> {
         let options = OpenOptions {
             weights: args.model_weights.clone(),
+            compat: args.how.compat.unwrap_or_default(),
             dtype: globals.dtype.unwrap_or_default(),
             raw: args.raw.spec(),
             format: MemoryFormat::default(),

@@ -49,6 +49,7 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     }
     let options = OpenOptions {
         weights: args.weights.clone(),
+        compat: args.how.compat.unwrap_or_default(),
         dtype,
         raw: args.raw.spec(),
         format: args.memory_format,

@@ -27,6 +27,11 @@ impl<'a> Config<'a> {
         self.json.get(key)
     }
 
+    /// Whether the option is there at all.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
     /// An error about the option `key` as it stands.
     pub(super) fn wrong(&self, key: &str, why: &str) -> Error {
         let value = self.get(key).map_or_else(|| "not given".to_owned(), ToString::to_string);

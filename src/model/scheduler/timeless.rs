@@ -1,4 +1,4 @@
-//! The classes without a DDPM table: EDM, flow matching and the VE process of score_sde.
+//! The classes without a DDPM table: EDM, flow matching, the VE process of score_sde and iPNDM.
 
 use super::Parts;
 use super::config::Config;
@@ -106,6 +106,40 @@ pub(super) fn flow(config: &Config<'_>, name: &str) -> Result<Parts> {
     let time = TimeInput::Linear { scale: steps, shift: 0.0 };
     let objective = ObjectiveSpec::Flow(Plain { time: Some(time), ..Plain::default() });
     Ok((ProcessSpec::Flow {}, objective, SolverSpec::new(solver), grid))
+}
+
+/// Options that only a DDPM table has.
+const TABLE: [&str; 6] =
+    ["beta_schedule", "beta_start", "beta_end", "prediction_type", "timestep_spacing", "steps_offset"];
+
+/// IPNDM: networks of v on the trigonometric path, told `2/pi atan2(sigma, alpha)`, at `sigma = sin^2(pi s/2)`.
+///
+/// A file that has kept the options of a DDPM table belongs to a network that is not told these times.
+pub(super) fn ipndm(config: &Config<'_>, compat: Compat) -> Result<Parts> {
+    config.refuse(&["trained_betas"], "iPNDM is run here on its own schedule")?;
+    if compat != Compat::Reference
+        && let Some(key) = TABLE.iter().find(|key| config.has(key))
+    {
+        return Err(config
+            .wrong(
+                key,
+                "IPNDMScheduler has a schedule of its own, at whose times no network of a table is trained",
+            )
+            .hint(
+                "name another scheduler in the file (`--solver ipndm` has the method), \
+                 or run it all the same with --compat reference",
+            ));
+    }
+    let grid = GridSpec {
+        t_max: Some(1.0),
+        t_min: Some(0.0),
+        terminal: Some(Terminal::TMin),
+        ..GridSpec::from(GridKind::Crash)
+    };
+    let solver = SolverSpec { compat: Compat::Reference, ..SolverSpec::new(SolverName::Ipndm) };
+    let time = TimeInput::Linear { scale: 1.0, shift: 0.0 };
+    let objective = ObjectiveSpec::V(Plain { time: Some(time), ..Plain::default() });
+    Ok((ProcessSpec::TrigFlow {}, objective, solver, grid))
 }
 
 /// ScoreSdeVe: reverse diffusion with Langevin corrections on the geometric levels of VE.
