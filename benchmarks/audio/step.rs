@@ -14,10 +14,12 @@ use genlib::net::sashimi::{Sashimi, SashimiConfig};
 use genlib::net::store::Store;
 use genlib::net::{Cond, Mode};
 use genlib::optim::OptimSpec;
+use genlib::torch::runtime::Runtime;
 use genlib::torch::shim::Generator;
 use tch::{Device, Kind, Tensor};
 
 fn main() {
+    Runtime::default().start().unwrap();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |i: usize, or: i64| arguments.get(i).map_or(or, |text| text.parse().unwrap());
     let (batch, steps) = (number(1, 1), number(2, 400));

@@ -27,6 +27,7 @@ impl Runtime {
             // cuBLAS reads this when it is first used.
             set_env("CUBLAS_WORKSPACE_CONFIG", ":4096:8");
         }
+        keep_memory();
         let threads = self.threads.unwrap_or_else(available_threads);
         tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
         // A second call in one process would fail; operations that run beside each other are ours to start.
@@ -43,6 +44,19 @@ impl Runtime {
 #[must_use]
 pub fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Has the C library keep what is freed for the next tensor. By default it gives every block above 32 MiB back to the
+/// system at once, which then clears the pages of the next one: 40 % of the time of a training step on long clips.
+#[allow(unsafe_code)]
+fn keep_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: sets three numbers of the allocator, which takes them at any time.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+        libc::mallopt(libc::M_TOP_PAD, 64 << 20);
+    }
 }
 
 #[allow(unsafe_code)]
