@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::metric::audio::evaluate::{SoundMetric, SoundOptions, evaluate};
 use crate::metric::audio::features::SoundExtractor;
 use baseline::{Baseline, baseline};
-use features::SoundChoice;
+pub use features::SoundChoice;
 
 mod baseline;
 mod features;

@@ -84,12 +84,10 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     let shape = shape(args, &card)?;
     check_shape(args, &shape, card.rate)?;
     let init = args.init_noise.as_deref().map(|file| latents(file, seeds.len(), &shape)).transpose()?;
-    if args.sound.reject.is_some() && seeds.len() < ranking::FEWEST {
-        return Err(Error::usage(format!("--reject needs at least {} samples", ranking::FEWEST))
-            .at("--reject")
-            .why(format!("{} are asked for", seeds.len()))
-            .into());
-    }
+    let classifier = match args.sound.reject {
+        Some(reject) => ranking::prepare(reject, &args.sound.classifier, seeds.len(), device)?,
+        None => None,
+    };
     let described = drawer.describe(args, &card, (&path, &files), (globals, device))?;
     let (mut output, done) = Output::open(args, card.rate, &described)?;
 
@@ -133,14 +131,17 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     if let Some(bytes) = output.finish(&described)? {
         ui.bytes(&bytes)?;
     }
+    let mut ranked = None;
     if matches!(drawer, Drawer::Tokens(_))
         && format_of(args, card.rate) == args::Format::Wav
         && args.out.is_dir()
     {
-        let kept = ranking::write(&args.out, args.sound.reject)?;
-        if args.sound.reject.is_some() {
-            ui.say(format!("{kept} samples are kept, as samples.jsonl says"));
-        }
+        ranked = Some(ranking::write(&args.out, args.sound.reject, classifier.as_ref())?);
+    }
+    if let Some(ranked) = &ranked
+        && args.sound.reject.is_some()
+    {
+        ui.say(ranked.words());
     }
     let rate = finished as f64 / seconds.max(1e-9);
     ui.say(format!(
@@ -156,6 +157,7 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
             "solver": drawer.name(), "seconds": seconds, "images_per_s": rate,
             "peak_mib": super::peak_mib(), "device": device_name(device), "dtype": dtype.name(),
             "format": format_of_name(format_of(args, card.rate)), "out": args.out.display().to_string(),
+            "reject": args.sound.reject.and(ranked),
         }))?;
     }
     Ok(())

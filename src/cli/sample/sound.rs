@@ -6,11 +6,13 @@ use std::str::FromStr;
 use clap::Args;
 use tch::Tensor;
 
+use crate::cli::eval_audio::SoundChoice;
 use crate::cli::values::finite;
 use crate::data::audio::{AudioSpec, Clips, Part};
 use crate::decode::{Order, SamplerSpec};
 use crate::error::{Error, Result};
 use crate::io::wav::{Normalize, WavFormat};
+use crate::metric::audio::reject;
 use crate::model::card::ModelCard;
 use crate::model::tokens::TokenSettings;
 use crate::noise::streams::Rng;
@@ -40,9 +42,13 @@ pub struct SoundArgs {
     /// Only so many seconds of it
     #[arg(long, value_name = "S", value_parser = finite, requires = "prefix", hide_short_help = true)]
     pub prefix_seconds: Option<f64>,
-    /// Put the least likely and the most likely share of the samples aside, such as 0.40,0.05 (autoregressive models)
-    #[arg(long, value_name = "LOW,HIGH", hide_short_help = true)]
+    /// Put the least likely and the most likely share of the samples aside, such as 0.40,0.05; `tune` searches the
+    /// shares for the best Inception Score (autoregressive models)
+    #[arg(long, value_name = "LOW,HIGH|tune", hide_short_help = true)]
     pub reject: Option<Reject>,
+    /// The classifier of --reject tune: spoken-digits, mel-cnn:PATH, resnext:FILE (SC09) or torchscript:FILE
+    #[arg(long, value_name = "NAME", default_value = "spoken-digits", hide_short_help = true)]
+    pub classifier: SoundChoice,
     /// Number format of WAV files
     #[arg(long, value_enum, default_value = "16", value_name = "FORMAT", hide_short_help = true)]
     pub bit_depth: WavFormat,
@@ -51,25 +57,43 @@ pub struct SoundArgs {
     pub normalize: Normalize,
 }
 
-/// `--reject`: shares of the samples, sorted by likelihood, that are put aside.
+/// `--reject`: which samples, sorted by likelihood, are put aside.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Reject {
-    /// Of the least likely.
-    pub low: f64,
-    /// Of the most likely.
-    pub high: f64,
+pub enum Reject {
+    /// Shares of them.
+    Shares {
+        /// Of the least likely.
+        low: f64,
+        /// Of the most likely.
+        high: f64,
+    },
+    /// The shares that give the best Inception Score.
+    Tune,
+}
+
+impl Reject {
+    /// Fewest samples of which it means something.
+    pub fn fewest(self) -> usize {
+        match self {
+            Reject::Shares { .. } => 20,
+            Reject::Tune => reject::FEWEST,
+        }
+    }
 }
 
 impl FromStr for Reject {
     type Err = String;
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let (low, high) = text.split_once(',').ok_or("expected two shares, such as 0.40,0.05")?;
+        if text == "tune" {
+            return Ok(Reject::Tune);
+        }
+        let (low, high) = text.split_once(',').ok_or("expected two shares, such as 0.40,0.05, or `tune`")?;
         let share = |t: &str| t.trim().parse::<f64>().map_err(|_| format!("`{t}` is no number"));
         let (low, high) = (share(low)?, share(high)?);
         if low < 0.0 || high < 0.0 || low + high >= 1.0 {
             return Err("the shares must not be negative and must leave something".to_owned());
         }
-        Ok(Reject { low, high })
+        Ok(Reject::Shares { low, high })
     }
 }
 
