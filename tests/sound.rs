@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{json, root, run, text};
+use common::{json, outcome, root, run, text};
 use genlib::data::audio::synthetic::{Signal, Synthetic};
 use genlib::net::store::Store;
 use genlib::net::{Cond, Mode};
@@ -104,4 +104,167 @@ fn tones_are_learned_scored_and_drawn() {
 fn synthetic_clips_are_of_the_length_asked_for() {
     let synthetic = Synthetic { signal: Signal::Comb, length: 250, rate: 8000, held_out: true };
     assert_eq!(synthetic.clips(0, 5, 3).unwrap().size(), [3, 1, 250]);
+}
+
+/// A short sound of two sines at 22 050 Hz.
+fn write_sound(path: &std::path::Path, frames: i64) {
+    let t = Tensor::arange(frames, (Kind::Float, Device::Cpu)) / 22_050.0;
+    let wave = ((&t * 2765.0).sin() * 0.3 + (&t * 9110.0).sin() * 0.1).unsqueeze(0);
+    genlib::io::wav::write(path, &wave, 22_050, genlib::io::wav::WavFormat::Pcm16).unwrap();
+}
+
+#[test]
+fn a_vocoder_makes_sounds_of_spectrograms() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    std::fs::create_dir(at("real")).unwrap();
+    for (i, frames) in [6000, 6000, 5000, 7000].into_iter().enumerate() {
+        write_sound(&at("real").join(format!("{i}.wav")), frames);
+    }
+    let recipe = root().join("models/diffwave-ljspeech");
+    let mut train = vec!["train", text(&recipe), "--data"];
+    let (real, out) = (at("real"), at("run"));
+    train.extend([text(&real), "--out", text(&out), "--steps", "1", "-q"]);
+    for set in [
+        "model.res_channels=8",
+        "model.skip_channels=8",
+        "model.layers=2",
+        "model.dilation_cycle=2",
+        "data.audio.length=2048",
+        "train.batch=2",
+        "train.sample_every=1",
+    ] {
+        train.extend(["--set", set]);
+    }
+    run(&train);
+
+    let sample = |more: &[&str]| {
+        let mut args = vec!["sample", "--model", text(&out), "--steps", "2", "--solver", "ddim", "-q"];
+        args.extend_from_slice(more);
+        outcome(&args)
+    };
+    let made = at("made");
+    let went = sample(&["--mel", text(&real), "--seeds", "0-3", "--out", text(&made)]);
+    assert!(went.status.success(), "{}", String::from_utf8_lossy(&went.stderr));
+    let frames = |folder: &std::path::Path, i: usize| {
+        genlib::io::wav::read(&folder.join(format!("{i:06}.wav"))).unwrap().data.size()[1]
+    };
+    assert_eq!([0, 1, 2, 3].map(|i| frames(&made, i)), [6000, 6000, 5000, 7000]);
+    // The same whatever is computed beside it.
+    let alone = at("alone");
+    assert!(
+        sample(&["--mel", text(&real), "--seeds", "0-3", "--batch", "1", "--out", text(&alone)])
+            .status
+            .success()
+    );
+    let read = |folder: &std::path::Path| genlib::io::wav::read(&folder.join("000001.wav")).unwrap().data;
+    assert!((read(&made) - read(&alone)).abs().max().double_value(&[]) < 1e-3);
+
+    // An array of frames, two sounds of it; --length cuts.
+    let mel = at("mel.npz");
+    let spectrum = genlib::torch::spectrum::MelSpectrogram::diffwave();
+    let wave = genlib::io::wav::read(&at("real").join("2.wav")).unwrap().data;
+    let array = genlib::io::npy::Array::from_tensor(&spectrum.run(&wave).unwrap().squeeze()).unwrap();
+    genlib::io::npz::write(&mel, |out| out.array("mel", &array)).unwrap();
+    let cut = at("cut");
+    assert!(
+        sample(&["--mel", text(&mel), "--seeds", "0,1", "--length", "4000", "--out", text(&cut)])
+            .status
+            .success()
+    );
+    assert_eq!((frames(&cut, 0), frames(&cut, 1)), (4000, 4000));
+
+    for (code, words, more) in [
+        (2, "--mel", vec![]),
+        (2, "not that long", vec!["--mel", text(&mel), "--length", "9000"]),
+        (3, "absent", vec!["--mel", "absent.npz"]),
+        (2, "beta 2 is not", vec!["--mel", text(&mel), "--fast-schedule", "0.5,2"]),
+    ] {
+        let place = at("none");
+        let mut args = vec!["--seeds", "0", "--out", text(&place)];
+        args.extend(more);
+        let went = sample(&args);
+        let said = String::from_utf8_lossy(&went.stderr);
+        assert_eq!(went.status.code(), Some(code), "{said}");
+        assert!(said.contains(words) && !said.contains("panicked"), "{said}");
+        assert!(!place.join("000000.wav").exists());
+    }
+    let fast = at("fast");
+    let six = "1e-4,1e-3,1e-2,0.05,0.2,0.5";
+    let went = outcome(&[
+        "sample",
+        "--model",
+        text(&out),
+        "--mel",
+        text(&mel),
+        "--fast-schedule",
+        six,
+        "--seeds",
+        "0",
+        "--out",
+        text(&fast),
+        "--json",
+    ]);
+    let said: serde_json::Value = serde_json::from_slice(&went.stdout).unwrap();
+    assert_eq!(said["nfe"], 6, "{said}");
+}
+
+#[test]
+fn what_is_trained_can_be_heard_and_the_rate_falls_on_plateaus() {
+    let temp = tempfile::tempdir().unwrap();
+    let recipe = root().join("models/tones");
+    let train = |place: &str, steps: &str, keep: &str| {
+        let out = temp.path().join(place);
+        let mut args =
+            vec!["train", text(&recipe), "--out", text(&out), "--steps", steps, "-q", "--set", keep];
+        // Nothing is learned with such a rate: no loss is better than the first.
+        for set in [
+            "train.batch=2",
+            "data.audio.length=64",
+            "train.validate_every=1",
+            "train.validate_count=2",
+            "train.log_every=1",
+            "train.sample_every=2",
+            "train.sample_count=2",
+            "optim.schedule=plateau",
+            "optim.patience=1",
+            "optim.factor=0.5",
+            "optim.warmup=0",
+            "optim.lr=1e-12",
+        ] {
+            args.extend(["--set", set]);
+        }
+        run(&args);
+        out
+    };
+    let rates = |out: &std::path::Path| -> Vec<f64> {
+        let log = std::fs::read_to_string(out.join("log.jsonl")).unwrap();
+        let lines = log.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+        lines.filter_map(|l| l["lr"].as_f64()).collect()
+    };
+    let whole = train("whole", "6", "train.keep=1");
+    assert_eq!(
+        rates(&whole).iter().map(|lr| lr / 1e-12).map(|x| (x * 1e6).round() / 1e6).collect::<Vec<_>>(),
+        [1.0, 1.0, 1.0, 0.5, 0.5, 0.25]
+    );
+    // A run that is cut knows how long it has waited.
+    let _ = train("cut", "2", "train.keep=1");
+    let cut = train("cut", "6", "train.keep=1");
+    assert_eq!(rates(&whole), rates(&cut));
+    for seed in 0..2 {
+        let wave =
+            genlib::io::wav::read(&whole.join(format!("samples/00000002/{seed:06}.wav"))).unwrap().data;
+        assert_eq!(wave.size(), [1, 64]);
+    }
+    assert!(whole.join("samples/00000002.png").exists());
+    let digits = root().join("models/digits-edm");
+    let error = outcome(&[
+        "train",
+        text(&digits),
+        "--set",
+        "optim.schedule=plateau",
+        "--out",
+        text(&temp.path().join("no")),
+    ]);
+    assert_eq!(error.status.code(), Some(2), "{}", String::from_utf8_lossy(&error.stderr));
 }

@@ -59,6 +59,17 @@ pub struct Job {
     pub seed: u64,
 }
 
+/// What a vocoder is to make sound of.
+#[derive(Debug)]
+pub struct Mel {
+    /// Where it comes from.
+    pub name: String,
+    /// Its frames, `[bands, frames]` on the device.
+    pub frames: Tensor,
+    /// Length of the sound in samples.
+    pub length: i64,
+}
+
 /// A model with a plan.
 pub struct Sampler<'a> {
     model: &'a dyn Denoiser,
@@ -67,6 +78,8 @@ pub struct Sampler<'a> {
     shape: Vec<i64>,
     classes: i64,
     range: Range,
+    /// Conditions of a vocoder, taken in turn by a sample's place in the run.
+    mels: Vec<Mel>,
     device: Device,
 }
 
@@ -90,7 +103,7 @@ impl<'a> Sampler<'a> {
         }
         let plan = plan(&settings.solver, &settings.grid, settings.budget, model.process())?;
         let (shape, range) = (shape.to_vec(), Range::Centred);
-        Ok(Sampler { model, plan, settings, shape, classes, range, device })
+        Ok(Sampler { model, plan, settings, shape, classes, range, mels: Vec::new(), device })
     }
 
     /// The same for a model of data in `range`. Samples are in [-1, 1] all the same.
@@ -99,13 +112,31 @@ impl<'a> Sampler<'a> {
         Sampler { range, ..self }
     }
 
+    /// The same for a vocoder: sample i is the sound of the i-th of `mels`, which are taken in turn.
+    #[must_use]
+    pub fn with_mels(self, mels: Vec<Mel>) -> Self {
+        Sampler { mels, ..self }
+    }
+
+    /// The spectrogram of a sample.
+    fn mel(&self, job: &Job) -> Option<&Mel> {
+        self.mels.get(job.index % self.mels.len().max(1))
+    }
+
+    /// Whether two samples can be of one batch: they have the same shape.
+    #[must_use]
+    pub fn fit_together(&self, a: &Job, b: &Job) -> bool {
+        let form = |job| self.mel(job).map(|mel| (mel.length, mel.frames.size()));
+        form(a) == form(b)
+    }
+
     /// The plan: grid and number of evaluations.
     #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// Draws the samples of `jobs`. `init` `[N, ...]` holds the unit-normal latents of all samples of the
+    /// Draws the samples of `jobs`, which fit together. `init` `[N, ...]` holds the unit-normal latents of all samples of the
     /// run instead of the streams' own.
     ///
     /// # Errors
@@ -122,7 +153,11 @@ impl<'a> Sampler<'a> {
         let mut streams = Streams::new(self.settings.rng, &seeds)?;
         // The latent is drawn in any case, so that --init-noise does not shift the noise of the steps; the
         // same holds for the class, as in EDM.
-        let mut latent = streams.draw(&self.shape)?;
+        let mut shape = self.shape.clone();
+        if let (Some(mel), Some(last)) = (jobs.first().and_then(|job| self.mel(job)), shape.last_mut()) {
+            *last = mel.length;
+        }
+        let mut latent = streams.draw(&shape)?;
         let random = if self.classes > 0 { Some(streams.below(self.classes)?) } else { None };
         if let Some(init) = init {
             let rows: Vec<i64> = jobs.iter().map(|job| job.index as i64).collect();
@@ -134,7 +169,10 @@ impl<'a> Sampler<'a> {
             Classes::List(list) => Some(jobs.iter().map(|job| list[job.index % list.len()]).collect()),
         };
         let class = labels.as_ref().map(|l| Tensor::f_from_slice(l)?.f_to_device(self.device)).transpose()?;
-        let cond = Cond { class, ..Cond::default() };
+        let frames: Vec<&Tensor> =
+            jobs.iter().filter_map(|job| self.mel(job)).map(|mel| &mel.frames).collect();
+        let mel = (!frames.is_empty()).then(|| Tensor::f_stack(&frames, 0)).transpose()?;
+        let cond = Cond { class, mel, ..Cond::default() };
         let x = latent
             .f_to_device(self.device)?
             .f_to_kind(self.settings.latent)?
@@ -152,7 +190,9 @@ impl<'a> Sampler<'a> {
             x = x.f_mul_scalar(2.0)?.f_sub_scalar(1.0)?;
         }
         self.check_finite(&x, jobs)?;
-        Ok(Drawn { x, classes: labels, nfe: solved.nfe, extra: Vec::new() })
+        let named = |job| self.mel(job).map(|mel| [("mel".to_owned(), mel.name.as_str().into())]);
+        let extra = jobs.iter().filter_map(named).map(serde_json::Map::from_iter).collect();
+        Ok(Drawn { x, classes: labels, nfe: solved.nfe, extra })
     }
 
     fn check_finite(&self, x: &Tensor, jobs: &[Job]) -> Result<()> {

@@ -13,6 +13,7 @@ pub mod adam;
 pub mod count;
 pub mod ema;
 mod group;
+pub mod plateau;
 pub mod scaler;
 pub mod sgd;
 pub mod spec;

@@ -34,6 +34,9 @@ pub enum Schedule {
     Linear,
     /// `1/sqrt(max(n/decay_after, 1))` (Karras et al. 2024).
     InvSqrt,
+    /// It falls by `factor` whenever the held-out loss has not become better for `patience` measurements, down to
+    /// `final_lr`.
+    Plateau,
 }
 
 /// Optimiser, learning rate and clipping.
@@ -57,10 +60,14 @@ pub struct OptimSpec {
     pub warmup: Count,
     /// How it goes on.
     pub schedule: Schedule,
-    /// Learning rate at the end of `cosine` and `linear`.
+    /// Learning rate at the end of `cosine` and `linear`, and the least of `plateau`.
     pub final_lr: f64,
     /// Where `inv-sqrt` begins to fall.
     pub decay_after: Count,
+    /// Factor of `plateau`.
+    pub factor: f64,
+    /// Held-out losses (`train.validate_every`) without an improvement before `plateau` lowers the rate.
+    pub patience: u64,
     /// Largest Euclidean norm of the gradient; absent or 0 for no clipping.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
@@ -79,6 +86,8 @@ impl Default for OptimSpec {
             schedule: Schedule::Constant,
             final_lr: 0.0,
             decay_after: Count::Steps(70_000),
+            factor: 0.2,
+            patience: 20,
             clip: None,
         }
     }
@@ -129,7 +138,8 @@ impl OptimSpec {
         let done = total.fraction(at).min(1.0);
         let span = self.lr - self.final_lr;
         let lr = match self.schedule {
-            Schedule::Constant => self.lr,
+            // A plateau is seen by the trainer, which lowers the rate.
+            Schedule::Constant | Schedule::Plateau => self.lr,
             Schedule::Cosine => self.final_lr + span * 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
             Schedule::Linear => self.final_lr + span * (1.0 - done),
             Schedule::InvSqrt => self.lr / self.decay_after.fraction(at).max(1.0).sqrt(),
@@ -155,6 +165,7 @@ impl OptimSpec {
             ("weight_decay", self.weight_decay, zero(self.weight_decay), "0 or more"),
             ("momentum", self.momentum, share(self.momentum), "in [0, 1)"),
             ("final_lr", self.final_lr, zero(self.final_lr), "0 or more"),
+            ("factor", self.factor, positive(self.factor) && share(self.factor), "above 0 and below 1"),
             ("clip", self.clip.unwrap_or(0.0), zero(self.clip.unwrap_or(0.0)), "0 or more"),
         ];
         match checks.iter().find(|(_, _, ok, _)| !ok) {

@@ -19,6 +19,7 @@ use crate::net::spec::NetSpec;
 use crate::objective::ObjectiveSpec;
 use crate::optim::OptimSpec;
 use crate::optim::ema::EmaSpec;
+use crate::optim::spec::Schedule;
 use crate::process::ProcessSpec;
 
 pub use settings::{SampleSpec, TrainSpec};
@@ -134,6 +135,11 @@ impl Recipe {
         };
         load::finish(&table, TABLES, place)?;
         recipe.train.check().map_err(|e| e.at(place))?;
+        if recipe.optim.schedule == Schedule::Plateau && recipe.train.validate_every.is_none() {
+            return Err(Error::usage("optim.schedule = \"plateau\" sees no held-out losses")
+                .at(place)
+                .hint("set train.validate_every, such as 5000"));
+        }
         Ok(recipe)
     }
 

@@ -12,6 +12,7 @@ use tch::Tensor;
 
 use crate::error::{Error, Result};
 use crate::io::{atomic, safetensors};
+use crate::optim::plateau::Plateau;
 
 /// Named tensors.
 pub type Tensors = Vec<(String, Tensor)>;
@@ -33,6 +34,9 @@ pub struct State {
     pub terms: u64,
     /// Seconds spent training, over all sittings.
     pub seconds: f64,
+    /// What the learning rate has seen of held-out losses.
+    #[serde(default)]
+    pub plateau: Plateau,
 }
 
 impl State {
@@ -42,7 +46,15 @@ impl State {
     /// The state of a run that has not begun.
     #[must_use]
     pub fn fresh() -> Self {
-        State { format: Self::FORMAT, step: 0, images: 0, sums: BTreeMap::new(), terms: 0, seconds: 0.0 }
+        State {
+            format: Self::FORMAT,
+            step: 0,
+            images: 0,
+            sums: BTreeMap::new(),
+            terms: 0,
+            seconds: 0.0,
+            plateau: Plateau::default(),
+        }
     }
 }
 

@@ -7,31 +7,42 @@ use super::trainer::{Event, Trainer};
 use crate::denoiser::network::Compute;
 use crate::error::{Error, Result};
 use crate::io::png;
+use crate::io::wav::{self, WavFormat};
 use crate::model::card::ModelCard;
 use crate::optim::ema::Ema;
 
 impl Trainer {
-    pub(super) fn validate(&mut self, watch: &mut dyn FnMut(&Event<'_>) -> Result<()>) -> Result<()> {
-        let Some(validation) = &self.validation else { return Ok(()) };
+    /// Measures the loss on the held-out data, if there are any, and says it.
+    pub(super) fn validate(
+        &mut self,
+        watch: &mut dyn FnMut(&Event<'_>) -> Result<()>,
+    ) -> Result<Option<f64>> {
+        let Some(validation) = &self.validation else { return Ok(None) };
         let weights = self.emas.first().map_or_else(|| self.store.named(), |(_, ema)| ema.named());
         let loss = (self.objective.as_ref(), self.process.as_ref());
         let values = validation.run(&self.recipe, weights, loss, (self.compute(), self.device))?;
         self.log.validation(self.at.step, &values)?;
-        watch(&Event::Validated(self.at.step, &values))
+        watch(&Event::Validated(self.at.step, &values))?;
+        Ok(values.get("val_loss").copied())
     }
 
     pub(super) fn draw_samples(&mut self, watch: &mut dyn FnMut(&Event<'_>) -> Result<()>) -> Result<()> {
         let card = self.card(self.emas.first());
         let weights = self.emas.first().map_or_else(|| self.store.named(), |(_, ema)| ema.named());
         let compute = self.compute();
-        let Some(picture) =
+        let Some(drawn) =
             preview::draw(&card, weights, compute, self.device, self.recipe.train.sample_count)?
         else {
             return Ok(());
         };
         let path = self.folder.samples(self.at.step);
-        png::write(&path, &picture, &[])?;
-        self.log.image(self.at.step, &picture)?;
+        png::write(&path, &drawn.picture, &[])?;
+        for (seed, sound) in drawn.sounds.iter().enumerate() {
+            let folder = path.with_extension("");
+            std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, &e))?;
+            wav::write_sound(&folder.join(format!("{seed:06}.wav")), sound, WavFormat::default())?;
+        }
+        self.log.image(self.at.step, &drawn.picture)?;
         self.log.draw()?;
         watch(&Event::Wrote(&path))
     }

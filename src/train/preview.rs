@@ -5,14 +5,20 @@ use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
 use crate::data::augment::{AugmentSpec, flip};
+use crate::decode::SamplerSpec;
 use crate::denoiser::network::{Compute, NetDenoiser};
 use crate::error::Result;
 use crate::io::picture::{Picture, quantize};
+use crate::io::plot::{PlotOptions, spectrogram};
 use crate::io::sheet::{Layout, contact_sheet};
+use crate::io::sound::Sound;
 use crate::model::card::{ModelCard, Range, Trained};
 use crate::model::sampler::{Classes, Job, Sampler, Settings};
+use crate::model::tokens::{TokenSampler, TokenSettings};
 use crate::net::store::Store;
 use crate::noise::streams::Rng;
+use crate::objective::ObjectiveSpec;
+use crate::objective::autoregressive::causal;
 use crate::optim::Progress;
 use crate::optim::ema::Ema;
 use crate::recipe::Recipe;
@@ -47,8 +53,20 @@ pub fn card(
     }
 }
 
-/// A contact sheet of `count` samples with the seeds 0, 1, ... and, where there are classes, one class
-/// after another; none for a classifier.
+/// What is drawn during training.
+#[derive(Debug)]
+pub struct Preview {
+    /// The samples, or their spectrograms, on one sheet.
+    pub picture: Picture,
+    /// The sounds themselves, where the samples are sounds.
+    pub sounds: Vec<Sound>,
+}
+
+/// Sounds of a preview at most: they are listened to one by one.
+const SOUNDS: u64 = 8;
+
+/// `count` samples with the seeds 0, 1, ... and, where there are classes, one class after another; none for
+/// classifiers, vocoders and models of text.
 ///
 /// # Errors
 /// Where sampling fails.
@@ -58,15 +76,29 @@ pub fn draw(
     compute: Compute,
     device: Device,
     count: u64,
-) -> Result<Option<Picture>> {
-    let Some(precond) = card.scalings() else {
-        return Ok(None);
-    };
+) -> Result<Option<Preview>> {
     let _no_grad = tch::no_grad_guard();
     let store = Store::empty(device, compute.kind);
     let net = card.model.build(&store.root(), &card.shape, card.classes)?;
     store.load(&weights.into_iter().collect::<BTreeMap<_, _>>(), "the run's weights")?;
     compute.prepare(&store)?;
+    let classes = if card.classes > 0 { Classes::List((0..card.classes).collect()) } else { Classes::None };
+    let count = if card.rate.is_some() { count.min(SOUNDS) } else { count };
+    let jobs: Vec<Job> = (0..count).map(|seed| Job { index: seed as usize, seed }).collect();
+    if let (ObjectiveSpec::Autoregressive(objective), Some(rate)) = (&card.objective, card.rate) {
+        let settings = TokenSettings {
+            sampler: SamplerSpec::default(),
+            length: card.shape.last().copied().unwrap_or(1),
+            prefixes: Vec::new(),
+            rng: Rng::Torch,
+            block: None,
+        };
+        let sampler = TokenSampler::new(causal(&*net)?, &objective.quant, card.classes, settings, device)?;
+        return of_sounds(&sampler.draw(&jobs, &classes, &mut |_| Ok(()))?.x, rate).map(Some);
+    }
+    let (Some(precond), None) = (card.scalings(), net.spectrogram()) else {
+        return Ok(None);
+    };
     let model = NetDenoiser::new(net, card.process.build()?, precond, compute);
     let settings = Settings {
         solver: card.sample.solver.clone().unwrap_or_else(|| SolverSpec::new(SolverName::DpmPp)),
@@ -77,14 +109,31 @@ pub fn draw(
         latent: Kind::Float,
     };
     let mut sampler = Sampler::new(&model, &card.shape, card.classes, settings, device)?;
-    let classes = if card.classes > 0 { Classes::List((0..card.classes).collect()) } else { Classes::None };
-    let jobs: Vec<Job> = (0..count).map(|seed| Job { index: seed as usize, seed }).collect();
-    let mut images = Vec::new();
+    let mut drawn = Vec::new();
     for batch in jobs.chunks(64) {
-        let drawn = sampler.draw(batch, &classes, None, &mut |_| Ok(()))?;
-        images.push(quantize(&drawn.x.f_to_device(Device::Cpu)?)?);
+        drawn.push(sampler.draw(batch, &classes, None, &mut |_| Ok(()))?.x.f_to_device(Device::Cpu)?);
     }
-    contact_sheet(&Tensor::f_cat(&images, 0)?, &Layout::default()).map(Some)
+    let drawn = Tensor::f_cat(&drawn, 0)?;
+    match card.rate {
+        Some(rate) => of_sounds(&drawn, rate).map(Some),
+        None => {
+            let picture = contact_sheet(&quantize(&drawn)?, &Layout::default())?;
+            Ok(Some(Preview { picture, sounds: Vec::new() }))
+        }
+    }
+}
+
+/// Waveforms `[N, C, T]` of `rate` samples a second, and their spectrograms.
+fn of_sounds(waves: &Tensor, rate: u32) -> Result<Preview> {
+    let waves = waves.f_to_device(Device::Cpu)?;
+    let sounds = (0..waves.size()[0])
+        .map(|i| Sound::from_tensor(&waves.f_get(i)?, rate))
+        .collect::<Result<Vec<_>>>()?;
+    let options = PlotOptions { width: 320, ..PlotOptions::default() };
+    let pictures =
+        sounds.iter().map(|s| spectrogram(s, &options)?.to_tensor()).collect::<Result<Vec<_>>>()?;
+    let picture = contact_sheet(&Tensor::f_stack(&pictures, 0)?, &Layout::default())?;
+    Ok(Preview { picture, sounds })
 }
 
 /// The images of a batch, mirrored at random or augmented as the recipe says, with the augmentation's

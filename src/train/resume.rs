@@ -61,7 +61,16 @@ pub(super) fn resume_path(folder: &RunFolder, recipe: &Recipe, resume: &Resume) 
     if path.is_some() && file.exists() {
         let old = Recipe::load(&file, &[])?;
         let knows_end = matches!(recipe.optim.schedule, Schedule::Cosine | Schedule::Linear);
-        same_past(&old.to_json()?, &recipe.to_json()?, knows_end)?;
+        let (old_json, new_json) = (old.to_json()?, recipe.to_json()?);
+        same_past(&old_json, &new_json, knows_end)?;
+        let validation = |r: &Recipe| (r.train.validate_every, r.train.validate_count);
+        if recipe.optim.schedule == Schedule::Plateau && validation(&old) != validation(recipe) {
+            return Err(Error::usage(
+                "`train.validate_every` or `train.validate_count` differs from the run's",
+            )
+            .why("its learning rate depends on the held-out losses")
+            .hint("use another --out for another run"));
+        }
     }
     Ok(path)
 }

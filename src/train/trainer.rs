@@ -28,7 +28,9 @@ use crate::net::store::{Store, channels_last};
 use crate::net::{Mode, Network};
 use crate::objective::{Batch, Objective};
 use crate::optim::ema::Ema;
+use crate::optim::plateau::Plateau;
 use crate::optim::scaler::Scaler;
+use crate::optim::spec::Schedule;
 use crate::optim::{Count, Optimizer, Progress, clip_grad_norm, found_inf};
 use crate::process::Process;
 use crate::recipe::Recipe;
@@ -66,6 +68,8 @@ pub struct Trainer {
     pub(super) process: Box<dyn Process>,
     feed: Box<dyn Feed>,
     pub(super) validation: Option<Validation>,
+    /// What the learning rate has seen of held-out losses.
+    pub(super) plateau: Plateau,
     pub(super) rate: Option<u32>,
     sums: Sums,
     pub(super) log: Log,
@@ -150,6 +154,7 @@ impl Trainer {
             log,
             at,
             seconds: state.seconds,
+            plateau: state.plateau,
             started_at: at,
         })
     }
@@ -200,8 +205,8 @@ impl Trainer {
             let lr = self.step()?;
             let due = |every: Option<Count>| every.is_some_and(|every| every.due(before, self.at));
             let spec = &self.recipe.train;
-            let due_validation =
-                due(spec.validate_every) || (spec.validate_every.is_some() && self.at.step == total);
+            let validate = due(spec.validate_every);
+            let at_the_end = spec.validate_every.is_some() && self.at.step == total;
             let (sample, snapshot, save) =
                 (due(spec.sample_every), due(spec.snapshot_every), due(spec.checkpoint_every));
             if due(Some(spec.log_every)) {
@@ -212,8 +217,12 @@ impl Trainer {
                 watch(&Event::Logged(&record))?;
                 (interval, interval_images) = (Instant::now(), self.at.images);
             }
-            if due_validation {
-                self.validate(watch)?;
+            if validate || at_the_end {
+                let loss = self.validate(watch)?;
+                // The extra one at the end would not be there in a longer run.
+                if validate && let (Schedule::Plateau, Some(loss)) = (self.recipe.optim.schedule, loss) {
+                    self.plateau.take(loss, self.recipe.optim.patience);
+                }
             }
             if sample {
                 self.draw_samples(watch)?;
@@ -244,7 +253,9 @@ impl Trainer {
     /// One optimiser step; gives its learning rate.
     fn step(&mut self) -> Result<f64> {
         let spec = self.recipe.train.clone();
-        let lr = self.recipe.optim.lr_at(self.at, spec.total());
+        let optim = &self.recipe.optim;
+        let lr = optim.lr_at(self.at, spec.total());
+        let lr = self.plateau.lower(lr, optim.factor, optim.final_lr);
         self.optimizer.zero_grad()?;
         for micro in 0..spec.accumulate {
             let mut keys = SplitMix64::new(mix(spec.seed, self.at.step, micro));
@@ -353,6 +364,7 @@ impl Trainer {
                 sums,
                 terms,
                 seconds: self.seconds,
+                plateau: self.plateau,
             },
         };
         let path = self.folder.checkpoint(self.at.step);

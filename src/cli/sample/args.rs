@@ -201,6 +201,9 @@ pub struct HowArgs {
     /// Noise put back in over the run (edm)
     #[arg(long, alias = "S_churn", value_name = "S", value_parser = finite, hide_short_help = true)]
     pub s_churn: Option<f64>,
+    /// Betas of a fast schedule from data to noise, such as 1e-4,1e-3,0.01,0.05,0.2,0.5 (models of a DDPM table)
+    #[arg(long, value_name = "BETAS", conflicts_with = "grid", hide_short_help = true)]
+    pub fast_schedule: Option<String>,
     /// Lowest noise level with churn (edm)
     #[arg(long, alias = "S_min", value_name = "S", value_parser = finite, hide_short_help = true)]
     pub s_min: Option<f64>,
@@ -292,6 +295,11 @@ impl HowArgs {
         spec
     }
 
+    /// What is said of the grid itself.
+    fn grid_text(&self) -> Option<String> {
+        self.fast_schedule.as_ref().map(|betas| format!("betas:{betas}")).or_else(|| self.grid.clone())
+    }
+
     /// The grid: the flags over the model's defaults.
     ///
     /// # Errors
@@ -300,7 +308,7 @@ impl HowArgs {
         let same_solver =
             self.solver.is_none_or(|name| defaults.solver.as_ref().is_some_and(|s| s.name == name));
         let own = defaults.grid.clone().unwrap_or_default();
-        let mut grid = match &self.grid {
+        let mut grid = match &self.grid_text() {
             Some(text) => GridSpec { terminal: None, ..read_grid(text)? },
             // The kind of grid belongs to the solver, its ends to the model.
             None if same_solver => own.clone(),
@@ -313,7 +321,7 @@ impl HowArgs {
                 ..GridSpec::default()
             },
         };
-        if self.grid.is_some() && grid.explicit.is_none() {
+        if self.grid_text().is_some() && grid.explicit.is_none() {
             grid.t_min = own.t_min;
             grid.t_max = own.t_max;
             grid.sigma_min = own.sigma_min;
@@ -345,7 +353,7 @@ impl HowArgs {
         match (self.nfe, self.steps) {
             (Some(nfe), _) => Budget::Nfe(nfe as usize),
             (None, Some(steps)) => Budget::Steps(steps as usize),
-            (None, None) if self.grid.is_some() => Budget::Auto,
+            (None, None) if self.grid_text().is_some() => Budget::Auto,
             (None, None) => defaults.budget().unwrap_or(Budget::Auto),
         }
     }

@@ -41,6 +41,14 @@ impl Drawer<'_> {
         }
     }
 
+    /// Whether two samples can be of one batch.
+    pub fn fit_together(&self, a: &Job, b: &Job) -> bool {
+        match self {
+            Drawer::Solver(sampler, _) => sampler.fit_together(a, b),
+            Drawer::Tokens(_) => true,
+        }
+    }
+
     /// Network evaluations of a sample, where the settings alone decide them.
     pub fn nfe(&self) -> Option<u64> {
         match self {
@@ -119,6 +127,9 @@ impl Drawer<'_> {
         all.extend(self.settings()?);
         let mut put = |key: &str, value: Value| drop(all.insert(key.to_owned(), value));
         put("class", json!(args.class));
+        if let Some(mel) = &args.sound.mel {
+            put("mel", json!(mel.display().to_string()));
+        }
         put("init_noise", json!(args.init_noise.as_ref().map(|p| p.display().to_string())));
         put("dtype", json!(globals.dtype.unwrap_or_default().name()));
         put("deterministic", json!(globals.deterministic));

@@ -2,6 +2,7 @@
 
 mod args;
 mod drawer;
+mod mel;
 mod output;
 mod ranking;
 mod sound;
@@ -12,7 +13,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 pub use args::{HowArgs, SampleArgs};
 use args::{Latent, format_of_name};
@@ -28,8 +29,8 @@ use crate::io::npz::Npz;
 use crate::io::safetensors;
 use crate::model::card::ModelCard;
 use crate::model::language;
-use crate::model::open::{BLOCK, OpenOptions, open};
-use crate::model::sampler::{Classes, Job, Sampler, Settings};
+use crate::model::open::{BLOCK, OpenOptions, Opened, open};
+use crate::model::sampler::{Classes, Job, Mel, Sampler, Settings};
 use crate::model::tokens::TokenSampler;
 use crate::noise::streams::Rng;
 use crate::objective::ObjectiveSpec;
@@ -76,10 +77,11 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
         Drawer::Tokens(TokenSampler::new(causal(&*net)?, &objective.quant, card.classes, tokens, device)?)
     } else {
         args.sound.check_no_tokens()?;
+        let mels = mels(args, &opened, device)?;
         model = opened.denoiser()?;
         let settings = settings(&args.how, &card, args.rng)?;
         let sampler = Sampler::new(&model, &shape(args, &card)?, card.classes, settings.clone(), device)?;
-        Drawer::Solver(Box::new(sampler.of_range(card.range)), settings)
+        Drawer::Solver(Box::new(sampler.of_range(card.range).with_mels(mels)), settings)
     };
     let shape = shape(args, &card)?;
     check_shape(args, &shape, card.rate)?;
@@ -110,7 +112,8 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     let mut bar = ui.bar("sampling", jobs.len() as u64, unit);
     let mut nfe = 0;
     let mut finished = 0;
-    for batch in jobs.chunks(args.batch as usize) {
+    let fitting = jobs.chunk_by(|a, b| drawer.fit_together(a, b)).collect::<Vec<_>>();
+    for batch in fitting.into_iter().flat_map(|jobs| jobs.chunks(args.batch as usize)) {
         let begun = Instant::now();
         let before = finished as f64;
         let mut watch = |share: f64| {
@@ -161,6 +164,23 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
         }))?;
     }
     Ok(())
+}
+
+/// The spectrograms that a vocoder makes sound of; none for other models.
+fn mels(args: &SampleArgs, opened: &Opened, device: Device) -> Result<Vec<Mel>> {
+    match (&args.sound.mel, opened.net.spectrogram()) {
+        (None, None) => Ok(Vec::new()),
+        (Some(path), Some(spectrum)) => {
+            let asked = args.sound.length.is_some() || args.sound.seconds.is_some();
+            let length = asked.then(|| args.sound.length(&opened.card)).transpose()?;
+            mel::read(path, &spectrum, &opened.card, length, device)
+        }
+        (Some(_), None) => Err(Error::usage("the model takes no spectrogram").at("--mel")),
+        (None, Some(_)) => Err(Error::usage("the model is a vocoder")
+            .at(opened.path.display())
+            .why("it makes the sound of a given spectrogram")
+            .hint("name a sound, a folder of them or a spectrogram with --mel")),
+    }
 }
 
 /// Shape of a sample: the model's, with another length where one is asked for.
