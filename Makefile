@@ -6,7 +6,7 @@ PROFILE := --release
 GEN := target/release/gen
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test lint fmt demo bench golden install clean
+.PHONY: help setup build test lint fmt demo bench examples golden install clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,11 +30,14 @@ fmt: ## format the source
 demo: build ## train on real handwritten digits, sample with 10 network evaluations, measure
 	@sh scripts/demo.sh
 
-bench: build ## run the benchmarks (their peers need Python; see benchmarks/README.md)
+bench: build examples ## run the benchmarks (their peers need Python; see benchmarks/README.md)
 	@sh benchmarks/run.sh
 
 golden: ## remake the golden fixtures from the reference implementations
 	@sh scripts/golden/run.sh
+
+examples: setup ## build the programs that only benchmarks need
+	$(CARGO) build $(PROFILE) --examples
 
 PREFIX ?= $(HOME)/.local
 install: build ## install gen to PREFIX/bin with completions and manual pages

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs gen and its peers in turn (A B A B ...) and appends the medians to <suite>/results.jsonl.
 
-    python3 benchmarks/bench.py unet32|digits|sampling|eval-fid [--python PYTHON] [--rounds N] [--quick]
+    python3 benchmarks/bench.py unet32|digits|sampling|eval-fid|audio [--python PYTHON] [--rounds N] [--quick]
 
 Needs only the standard library; the peers run in PYTHON (one with torch and diffusers), or are left out.
 A process reports the time of each repetition itself where a network call is timed; start to finish, peak memory
@@ -217,9 +217,50 @@ def eval_fid(suite, args):
         results.measure({"what": "root"}, {"gen": mine, "pytorch-fid": theirs}, args.rounds, whole)
 
 
+def audio(suite, args):
+    """The 6.8 M U-Net SaShiMi: values drawn a second, training steps; and waveform diffusion."""
+    results = Results(suite, args.python)
+    step, script = ROOT / "target/release/examples/audio_step", HERE / "audio/peer.py"
+    if not step.exists():
+        sys.exit(f"{step} is missing: cargo build --release --example audio_step")
+
+    def value(out, _):
+        line = json.loads(out.strip().splitlines()[-1])
+        of_run = line["batch"] if line["mode"] == "step" else 1
+        more = {k: line[k] for k in ("threads", "parameters", "first_us", "last_us", "versions") if k in line}
+        return [of_run / line["per_second"]], more
+
+    # Steps are chosen so that a run takes some seconds.
+    for batch, mine, theirs in ((1, 16000, 400), (64, 1600, 200), (512, 400, 40)):
+        threads = 1 if batch == 1 else args.threads
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        programs = {"gen": [step, "step", batch, mine]}
+        if args.python:
+            programs["PyTorch eager"] = [args.python, script, "step", batch, theirs]
+        results.measure({"what": "step", "batch": batch}, programs, args.rounds, value)
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    programs = {"gen": [step, "train", 1, 3, 16000]}
+    if args.python:
+        programs["PyTorch eager"] = [args.python, script, "train", 1, 1, 16000]
+    results.measure({"what": "train", "batch": 1}, programs, 1 if args.quick else args.rounds, value)
+
+    def diffusion(out, _):
+        line = json.loads(out.strip().splitlines()[-1])
+        return line["seconds"] if "seconds" in line else [line["ms"] / 1e3], {}
+
+    for recipe, peer in (("diffwave-small", "diffwave"), ("diffwave-sashimi-small", "sashimi")):
+        mine = [GEN, "bench", f"models/{recipe}", "--shape", "1,16000", "--what", "train", "--batch", 1, "-r", 2, "--warmup", 1,
+                "--threads", args.threads, "--output", "jsonl", "--formats", "f32", "-q"]
+        programs = {"gen": mine}
+        if args.python:
+            programs["PyTorch eager"] = [args.python, HERE / "audio/diffusion/peer.py", peer, "--batch", 1, "--rounds", 2]
+        results.measure({"what": recipe, "batch": 1}, programs, 1 if args.quick else args.rounds, diffusion)
+    os.environ.pop("OMP_NUM_THREADS")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=["unet32", "digits", "sampling", "eval-fid"])
+    parser.add_argument("suite", choices=["unet32", "digits", "sampling", "eval-fid", "audio"])
     parser.add_argument("--python", help="a Python with torch and diffusers; without it there are no peers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -228,7 +269,7 @@ def main():
     args = parser.parse_args()
     if not GEN.exists():
         sys.exit(f"{GEN} is missing: run `make build` first")
-    {"sampling": sampling, "eval-fid": eval_fid}.get(args.suite, network)(args.suite, args)
+    {"sampling": sampling, "eval-fid": eval_fid, "audio": audio}.get(args.suite, network)(args.suite, args)
 
 
 main()

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs the benchmarks: gen and, where a Python with torch and diffusers can be had, its peers.
 #
-#   benchmarks/run.sh [unet32] [digits] [sampling] [eval-fid] [-- OPTIONS OF bench.py]
+#   benchmarks/run.sh [unet32] [digits] [sampling] [eval-fid] [audio] [-- OPTIONS OF bench.py]
 #
 # PYTHON=PATH names a Python that has torch, diffusers and pillow; otherwise one is made outside the tree.
 set -eu
@@ -13,7 +13,7 @@ while [ $# -gt 0 ]; do
     *) suites="$suites $1"; shift ;;
     esac
 done
-[ -n "$suites" ] || suites="unet32 digits sampling eval-fid"
+[ -n "$suites" ] || suites="unet32 digits sampling eval-fid audio"
 
 python=${PYTHON:-}
 if [ -z "$python" ]; then

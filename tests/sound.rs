@@ -93,11 +93,59 @@ fn tones_are_learned_scored_and_drawn() {
     assert!((drawn / 3.0 - scored).abs() < 1e-4 * scored, "{} {scored}", drawn / 3.0);
 
     // A prefix is kept, and the rest depends on it.
+    // At another rate, half as many samples.
+    let slow = draw("slow", &["--seeds", "0", "--rate", "8000"]);
+    let (rate, frames) = {
+        let wave = genlib::io::wav::read(&slow.join("000000.wav")).unwrap();
+        (wave.rate, wave.data.size()[1])
+    };
+    assert_eq!((rate, frames), (8000, 128));
     let prefix = all.join("000002.wav");
     let went = draw("went", &["--seeds", "7", "--prefix", text(&prefix), "--prefix-seconds", "0.01"]);
     let read = |path: &std::path::Path| genlib::io::wav::read(path).unwrap().data;
     let (a, b) = (read(&prefix), read(&went.join("000007.wav")));
     assert!(a.narrow(1, 0, 160).equal(&b.narrow(1, 0, 160)) && !a.equal(&b));
+}
+
+#[test]
+fn rejection_is_tuned_on_a_classifier() {
+    let temp = tempfile::tempdir().unwrap();
+    let (model, out) = (root().join("models/spoken-digits"), temp.path().join("out"));
+    let said = json(&[
+        "sample",
+        "--model",
+        text(&model),
+        "--length",
+        "256",
+        "--seeds",
+        "0-39",
+        "--reject",
+        "tune",
+        "--out",
+        text(&out),
+    ]);
+    let reject = &said["reject"];
+    assert_eq!(reject["samples"], 40, "{said}");
+    let (low, high) = (reject["low"].as_f64().unwrap(), reject["high"].as_f64().unwrap());
+    assert!((0.0..=0.4).contains(&low) && (0.0..=0.4).contains(&high), "{said}");
+    let lines = std::fs::read_to_string(out.join("samples.jsonl")).unwrap();
+    let kept = lines.lines().filter(|l| l.contains("\"kept\":true")).count();
+    assert_eq!(reject["kept"], kept, "{said}");
+    assert_eq!(reject["tuned"]["test_all"]["n"], 20);
+    let few = outcome(&[
+        "sample",
+        "--model",
+        text(&model),
+        "--length",
+        "256",
+        "--seeds",
+        "0-29",
+        "--reject",
+        "tune",
+        "--out",
+        text(&temp.path().join("few")),
+    ]);
+    assert_eq!(few.status.code(), Some(2), "{}", String::from_utf8_lossy(&few.stderr));
 }
 
 #[test]

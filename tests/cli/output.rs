@@ -107,6 +107,7 @@ fn quiet_commands_say_nothing() {
         "train tiny.toml --data data/digits --out runs/quiet -q",
         "sample --model runs/plain --out out/quiet --seeds 0-1 -q",
         "selftest --only euler -q",
+        "selftest sound --only mu-law -q",
         "bench tiny.toml --shape 1,8,8 --batch 1 --repeat 1 -q",
     ] {
         let output = Transcript::new().command(line).output().unwrap();

@@ -16,6 +16,7 @@ use crate::io::picture::{Picture, quantize};
 use crate::io::sound::Sound;
 use crate::io::wav::{self, Normalize, WavFormat, Written};
 use crate::io::{atomic, bytes, npz, png, safetensors, sheet};
+use crate::math::resample::Quality;
 use crate::model::sampler::{Drawn, Job};
 
 /// Images on a contact sheet at most.
@@ -34,7 +35,7 @@ pub struct Output {
 #[derive(Debug, Clone, Copy)]
 enum Encoder {
     Picture,
-    Sound { rate: u32, format: WavFormat, normalize: Normalize },
+    Sound { rate: u32, to: u32, format: WavFormat, normalize: Normalize },
 }
 
 enum Place {
@@ -65,6 +66,7 @@ impl Output {
         let sheet = args.grid_image.clone().map(|path| (path, Vec::new()));
         let encoder = rate.map_or(Encoder::Picture, |rate| Encoder::Sound {
             rate,
+            to: args.sound.rate.unwrap_or(rate),
             format: args.sound.bit_depth,
             normalize: args.sound.normalize,
         });
@@ -220,8 +222,8 @@ impl Encoder {
                     parameters.iter().map(|text| ("gen:parameters", *text)).collect();
                 Ok((png::encode(&Picture::from_tensor(sample)?, &chunks)?, None))
             }
-            Encoder::Sound { rate, format, normalize } => {
-                let mut sound = Sound::from_tensor(sample, rate)?;
+            Encoder::Sound { rate, to, format, normalize } => {
+                let mut sound = Sound::from_tensor(sample, rate)?.resampled(to, Quality::default())?;
                 normalize.apply(&mut sound);
                 let (bytes, written) = wav::encode(&sound, format)?;
                 Ok((bytes, Some(written)))

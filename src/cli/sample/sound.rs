@@ -56,6 +56,9 @@ pub struct SoundArgs {
     /// Number format of WAV files
     #[arg(long, value_enum, default_value = "16", value_name = "FORMAT", hide_short_help = true)]
     pub bit_depth: WavFormat,
+    /// Resample WAV files to this rate [default: that of training]
+    #[arg(long, value_name = "HZ", value_parser = clap::value_parser!(u32).range(1..=768_000), hide_short_help = true)]
+    pub rate: Option<u32>,
     /// Bring WAV files to full level: by their peak, or their mean power
     #[arg(long, value_enum, default_value = "none", value_name = "HOW", hide_short_help = true)]
     pub normalize: Normalize,

@@ -1,36 +1,16 @@
-//! `gen selftest`: the convergence order of every solver, measured on this machine.
+//! The convergence order of every solver.
 
-use clap::Args;
 use serde_json::json;
 
-use super::Globals;
-use super::ui::Ui;
+use super::SelftestArgs;
+use crate::cli::ui::Ui;
 use crate::error::Error;
 use crate::process::ProcessName;
-use crate::solver::{Convergence, Measured, SELFTEST_STEPS, measure, registered};
+use crate::solver::{Convergence, Measured, measure, registered};
 
-/// Measure the convergence order of every solver on this machine
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  gen selftest\n  gen selftest --process vp,edm --only dpm\n\n\
-    Data is a mixture of Gaussians whose exact score is known, in 64 bits; the error at n and 2n steps gives the\n\
-    order. Exit code 1 if one is off by more than 0.3.")]
-pub struct SelftestArgs {
-    /// The processes to measure on
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "vp", value_name = "LIST")]
-    process: Vec<ProcessName>,
-    /// Only solvers whose name contains this
-    #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
-    /// Steps of the coarser run
-    #[arg(long, default_value_t = SELFTEST_STEPS as u32, value_name = "N", value_parser = clap::value_parser!(u32).range(4..=65536))]
-    steps: u32,
-}
-
-/// Runs the command.
-pub fn run(args: &SelftestArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
-    let _device = globals.start()?;
-    let wanted = |label: &str| args.only.as_deref().is_none_or(|text| label.contains(text));
-    let entries: Vec<_> = registered().into_iter().filter(|entry| wanted(entry.label)).collect();
+/// Measures the orders.
+pub(super) fn run(args: &SelftestArgs, ui: Ui) -> anyhow::Result<()> {
+    let entries: Vec<_> = registered().into_iter().filter(|entry| args.wanted(entry.label)).collect();
     if entries.is_empty() {
         let text = args.only.as_deref().unwrap_or_default();
         return Err(Error::usage("no such solver").at(format!("--only {text}")).into());
