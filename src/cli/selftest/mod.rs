@@ -21,12 +21,12 @@ enum What {
     Sound,
 }
 
-/// Measure on this machine what is known exactly: the order of every solver, or the parts of sound
+/// Measure what is known exactly: the order of every solver, the parts of sound
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  gen selftest\n  gen selftest --process vp,edm --only dpm\n  gen selftest sound\n\n\
-    Solvers: data is a mixture of Gaussians whose exact score is known, in 64 bits; the error at n and 2n steps\n\
-    gives the order. Exit code 1 if one is off by more than 0.3.\n\
+    Solvers: data is a mixture of Gaussians whose exact score is known, in 64 bits; the error at\n\
+    n and 2n steps gives the order. Exit code 1 if one is off by more than 0.3.\n\
     Sound: each line has a deviation and what is allowed. Exit code 1 if one is above it."
 )]
 pub struct SelftestArgs {
