@@ -1,6 +1,7 @@
 //! Decoding: drawing sequences of tokens from a causal network, one token after another.
 
 pub mod choose;
+pub mod explain;
 pub mod generate;
 pub mod mirostat;
 pub mod penalty;
@@ -9,6 +10,7 @@ pub mod stage;
 pub mod text;
 
 pub use choose::Chooser;
+pub use explain::{Candidate, Explained, explain};
 pub use generate::{Generated, generate};
 pub use mirostat::Mirostat;
 pub use penalty::Penalties;
