@@ -24,25 +24,13 @@ import types
 import numpy as np
 import torch
 
+from formula import uniform
+
 OUT = pathlib.Path(__file__).resolve().parents[2] / "tests" / "fixtures" / "diffwave"
-MASK = (1 << 64) - 1
-
-
-def fnv(name):
-    h = 0xCBF29CE484222325
-    for b in name.encode():
-        h = ((h ^ b) * 0x100000001B3) & MASK
-    return h
 
 
 def stream(name, shape):
-    n = math.prod(shape)
-    with np.errstate(over="ignore"):
-        z = np.uint64(fnv(name)) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    return torch.from_numpy((z >> np.uint64(11)).astype(np.float64) / float(1 << 53)).reshape(shape)
+    return torch.from_numpy(uniform(name, math.prod(shape))).reshape(shape)
 
 
 def data(name, shape):

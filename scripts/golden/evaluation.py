@@ -21,15 +21,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from formula import bits as stream, fnv
+
 COUNT = 16
 COLUMNS = list(range(0, 2048, 157))
-
-
-def stream(seed, n):
-    s = np.uint64(seed) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    z = (s ^ (s >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 def picture(seed, bright):
@@ -68,13 +63,6 @@ def write_jpeg(folder, seed):
     for i, subsampling in enumerate((0, 2)):
         Image.fromarray(picture(seed + i, 250)).save(folder / f"{i}.jpg", quality=92, subsampling=subsampling)
         Image.open(folder / f"{i}.jpg").convert("RGB").save(folder / f"{i}.png", optimize=True)
-
-
-def fnv(text):
-    h = 0xCBF29CE484222325
-    for b in text.encode():
-        h = (h ^ b) * 0x100000001B3 % 2**64
-    return h
 
 
 def formula(name, shape):

@@ -7,12 +7,7 @@ not (they are off by 5e-6 for the collapsed set). Needs numpy.
 
 import numpy as np
 
-
-def stream(seed, n):
-    s = np.uint64(seed) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    z = (s ^ (s >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+from formula import bits as stream
 
 
 def shape(i):

@@ -13,6 +13,7 @@ if [ -z "$python" ]; then
 fi
 [ $# -gt 0 ] || set -- "$here"/*.py
 for script in "$@"; do
+    [ "$script" != "$here/formula.py" ] || continue
     echo "$script" >&2
     "$python" "$script"
 done
