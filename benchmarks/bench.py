@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs gen and its peers in turn (A B A B ...) and appends the medians to <suite>/results.jsonl.
 
-    python3 benchmarks/bench.py unet32|digits|sampling|eval-fid|audio [--python PYTHON] [--rounds N] [--quick]
+    python3 benchmarks/bench.py unet32|digits|sampling|eval-fid|audio|text [--python PYTHON] [--rounds N] [--quick]
 
 Needs only the standard library; the peers run in PYTHON (one with torch and diffusers), or are left out.
 A process reports the time of each repetition itself where a network call is timed; start to finish, peak memory
@@ -258,9 +258,59 @@ def audio(suite, args):
     os.environ.pop("OMP_NUM_THREADS")
 
 
+def text(suite, args):
+    """Prompts and decoding of a language model, and its start-up. Rates are the best of all rounds."""
+    results = Results(suite, args.python)
+    if not args.python:
+        sys.exit("this suite needs Python even for gen: its model is made there (--python)")
+    script = HERE / "text/peer.py"
+    versions = json.loads(run([args.python, script, "versions"])[0])
+    with tempfile.TemporaryDirectory() as folder:
+        model = pathlib.Path(folder) / "gpt2"
+        run([args.python, script, "save", "--model", model])
+        for dtype in ("f32", "bf16"):
+            for batch in (1, 16):
+                mine = [GEN, "bench", model, "--formats", dtype, "--batch", batch, "-r", 1, "--threads", args.threads,
+                        "-q", "--output", "jsonl"]
+                peer = [args.python, script, "time", "--model", model, "--dtypes", dtype, "--batch", batch, "--repeats", 1,
+                        "--threads", args.threads]
+                programs = {"gen": (mine, args.rounds), "transformers": (peer, args.rounds),
+                            "transformers, generate": ([*peer, "--generate"], args.rounds)}
+                if not args.quick:
+                    programs["transformers, torch.compile"] = ([*peer, "--compile"], 1)
+                seen = {name: [] for name in programs}
+                for turn in range(args.rounds):
+                    for name, (command, rounds) in programs.items():
+                        if turn < rounds:
+                            seen[name].append(json.loads(run(command)[0].strip().splitlines()[-1]))
+                            rate = seen[name][-1]["decode_tokens_per_s"]
+                            print(f"  {dtype} {batch} {name} {turn + 1}: {rate:.1f} tokens/s", file=sys.stderr)
+                for name, rounds in seen.items():
+                    best = {k: max(r[k] for r in rounds) for k in ("prefill_tokens_per_s", "decode_tokens_per_s")}
+                    base = max(r["decode_tokens_per_s"] for r in seen["gen"])
+                    copy = max(r["copy_bytes_per_s"] for r in seen["gen"])
+                    read = best["decode_tokens_per_s"] / batch * seen["gen"][0]["weight_bytes"]
+                    results.write({
+                        "what": "text", "dtype": dtype, "batch": batch, "prompt": rounds[0]["prompt"],
+                        "new": rounds[0]["new"], "who": name, **best, "gen_is_faster": base / best["decode_tokens_per_s"],
+                        "copy_bytes_per_s": copy, "share_of_copy": read / copy, "rounds": len(rounds),
+                        "all": [r["decode_tokens_per_s"] for r in rounds], "threads": args.threads,
+                        "ready_s": min(r["ready_s"] for r in rounds), "peak_mib": max(r["peak_mib"] for r in rounds),
+                        "versions": versions,
+                    })
+
+        def whole(_, outside):
+            return [outside["wall_s"]], {"versions": versions, "threads": args.threads}
+
+        mine = [GEN, "sample", "--model", model, "--prompt", "a", "--max-new-tokens", 1, "--greedy", "--out", "-", "-q",
+                "--dtype", "f32", "--threads", args.threads]
+        peer = [args.python, script, "one", "--model", model, "--threads", args.threads]
+        results.measure({"what": "one token", "dtype": "f32"}, {"gen": mine, "transformers": peer}, args.rounds, whole)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=["unet32", "digits", "sampling", "eval-fid", "audio"])
+    parser.add_argument("suite", choices=["unet32", "digits", "sampling", "eval-fid", "audio", "text"])
     parser.add_argument("--python", help="a Python with torch and diffusers; without it there are no peers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -269,7 +319,7 @@ def main():
     args = parser.parse_args()
     if not GEN.exists():
         sys.exit(f"{GEN} is missing: run `make build` first")
-    {"sampling": sampling, "eval-fid": eval_fid, "audio": audio}.get(args.suite, network)(args.suite, args)
+    {"sampling": sampling, "eval-fid": eval_fid, "audio": audio, "text": text}.get(args.suite, network)(args.suite, args)
 
 
 main()

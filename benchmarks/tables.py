@@ -105,16 +105,34 @@ def audio(lines):
     return "\n\n".join(parts)
 
 
+def text(lines):
+    parts = [machine(lines)]
+    for batch in sorted({line["batch"] for line in lines if line["what"] == "text"}):
+        chosen = [line for line in lines if line["what"] == "text" and line["batch"] == batch]
+        rows = [[line["who"], line["dtype"], f"{line['prefill_tokens_per_s']:.0f}", f"{line['decode_tokens_per_s']:.1f}",
+                 f"{1 / line['gen_is_faster']:.2f}", f"{100 * line['share_of_copy']:.0f} %", f"{line['peak_mib']:.0f}"]
+                for line in chosen]
+        head = ["program", "format", "prompt tokens/s", "decoded tokens/s", "of gen's", "of a copy's bandwidth", "peak MiB"]
+        rates = sorted(line["copy_bytes_per_s"] / 1e9 for line in chosen)
+        copy = f"a copy moves {rates[0]:.1f} to {rates[-1]:.1f} GB/s"
+        parts += [f"Batch {batch}, prompts of {chosen[0]['prompt']} tokens, {chosen[0]['new']} decoded; {copy}:",
+                  table(head, rows)]
+    rows = [[line["who"], f"{line['min_s']:.2f}", f"{line['median_s']:.2f}", f"{line['peak_mib']:.0f}"]
+            for line in lines if line["what"] == "one token"]
+    parts += ["One token of a prompt of one, f32, start to finish:", table(["program", "best, s", "median, s", "peak MiB"], rows)]
+    return "\n\n".join(parts)
+
+
 def main():
-    for suite in ("unet32", "digits", "sampling", "eval-fid", "audio"):
+    for suite in ("unet32", "digits", "sampling", "eval-fid", "audio", "text"):
         lines = newest(suite)
         if not lines:
             continue
-        text = {"sampling": sampling, "eval-fid": eval_fid, "audio": audio}.get(suite, lambda found: network(suite, found))(lines)
+        body = {"sampling": sampling, "eval-fid": eval_fid, "audio": audio, "text": text}.get(suite, lambda found: network(suite, found))(lines)
         for readme in (HERE / suite / "README.md", HERE / "README.md"):
             old = readme.read_text()
             mark = re.compile(rf"(<!-- {suite} -->\n).*?(<!-- end -->)", re.S)
-            readme.write_text(mark.sub(lambda m: m[1] + text + "\n" + m[2], old))
+            readme.write_text(mark.sub(lambda m: m[1] + body + "\n" + m[2], old))
 
 
 main()

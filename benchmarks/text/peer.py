@@ -5,7 +5,7 @@ it and times, for each batch and dtype, the prompt and greedy decoding one token
 one line of JSON each, the best of `--repeats` after a short run that is not counted. The loop is the plain one:
 `model(input_ids, past_key_values, use_cache=True)`, argmax, next. `--generate` times `model.generate` instead, which
 users call and which does more for each token. `--compile` compiles the step (a static cache, as transformers
-recommends for it).
+recommends for it). `one` loads it and says one token, for start-up.
 """
 
 import argparse
@@ -96,9 +96,16 @@ def measure(args):
             }), flush=True)
 
 
+@torch.no_grad()
+def one(args):
+    torch.set_num_threads(args.threads)
+    model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=DTYPES[args.dtypes[0]]).eval()
+    print(model(torch.tensor([[97]])).logits[0, -1].argmax().item())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["save", "time", "versions"])
+    parser.add_argument("what", choices=["save", "time", "one", "versions"])
     parser.add_argument("--model")
     parser.add_argument("--kind", choices=["gpt2", "llama"], default="gpt2")
     parser.add_argument("--tiny", action="store_true")
@@ -114,7 +121,7 @@ def main():
     if args.what == "versions":
         print(json.dumps({"torch": torch.__version__, "transformers": transformers.__version__}))
     else:
-        save(args) if args.what == "save" else measure(args)
+        {"save": save, "time": measure, "one": one}[args.what](args)
 
 
 if __name__ == "__main__":

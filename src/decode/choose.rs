@@ -57,6 +57,19 @@ impl Chooser {
         Ok(z)
     }
 
+    /// Probabilities after all stages, `[B, V]` f64, of logits `[B, V]`: all on one token where the choice is greedy.
+    /// `u` `[B, draws]` in [0, 1).
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    pub fn distribution(&self, logits: &Tensor, u: &Tensor) -> Result<Tensor> {
+        if self.greedy {
+            let none = logits.f_zeros_like()?.f_to_kind(Kind::Double)?;
+            return Ok(none.f_scatter_value(-1, &logits.f_argmax(-1, true)?, 1.0)?);
+        }
+        Ok(self.filter(logits, u)?.f_softmax(-1, Kind::Double)?)
+    }
+
     /// Draws from `logits` `[B, V]` by inverting the distribution function; `u` `[B, draws]` in [0, 1).
     ///
     /// # Errors
@@ -79,7 +92,7 @@ impl Chooser {
         } else if self.chain.is_empty() && std::ptr::eq(own, adapted) {
             invert(&p, &u.f_select(1, 0)?)?
         } else {
-            invert(&self.filter(logits, u)?.f_softmax(-1, Kind::Double)?, &u.f_select(1, 0)?)?
+            invert(&self.distribution(logits, u)?, &u.f_select(1, 0)?)?
         };
         let log_probs = log_p.f_gather(-1, &tokens.f_unsqueeze(-1)?, false)?.f_squeeze_dim(-1)?;
         Ok(Choice { tokens, log_probs, entropy })

@@ -81,11 +81,7 @@ impl Stage {
             Stage::DynamicTemperature { low, high, exponent } => {
                 return dynamic(logits, low, high, exponent);
             }
-            Stage::TopK(k) => {
-                let k = k.max(keep).min(logits.size()[1]);
-                let (top, _) = logits.f_topk(k, -1, true, true)?;
-                logits.f_ge_tensor(&top.f_narrow(-1, k - 1, 1)?)?
-            }
+            Stage::TopK(k) => at_least_last(logits, k.max(keep))?,
             Stage::TopP(p) => {
                 // Removed where the sum from the least probable on is at most 1 - p, as transformers has it.
                 let (sorted, order) = logits.f_sort_stable(true, -1, false)?;
@@ -101,12 +97,12 @@ impl Stage {
             Stage::Typical(tau) => typical(logits, tau, keep)?,
             Stage::Epsilon(eps) => {
                 let p = logits.f_softmax(-1, Kind::Double)?;
-                p.f_ge(eps)?.f_logical_or(&largest(&p, keep)?)?
+                p.f_ge(eps)?.f_logical_or(&at_least_last(logits, keep)?)?
             }
             Stage::Eta(eps) => {
                 let p = logits.f_softmax(-1, Kind::Double)?;
                 let cutoff = entropy(&p)?.f_neg()?.f_exp()?.f_mul_scalar(eps.sqrt())?.f_clamp_max(eps)?;
-                p.f_ge_tensor(&cutoff)?.f_logical_or(&largest(&p, keep)?)?
+                p.f_ge_tensor(&cutoff)?.f_logical_or(&at_least_last(logits, keep)?)?
             }
             Stage::TopNSigma(n) => {
                 let finite = logits.f_isfinite()?;
@@ -164,6 +160,13 @@ fn largest(p: &Tensor, n: i64) -> Result<Tensor> {
     let (_, index) = p.f_topk(n.clamp(0, p.size()[1]), -1, true, true)?;
     let none = p.f_zeros_like()?.f_to_kind(Kind::Bool)?;
     Ok(none.f_scatter_value(-1, &index, 1)?)
+}
+
+/// The n largest logits, with those that equal the last of them.
+fn at_least_last(logits: &Tensor, n: i64) -> Result<Tensor> {
+    let n = n.clamp(1, logits.size()[1]);
+    let (top, _) = logits.f_topk(n, -1, true, true)?;
+    Ok(logits.f_ge_tensor(&top.f_narrow(-1, n - 1, 1)?)?)
 }
 
 fn dynamic(logits: &Tensor, low: f64, high: f64, exponent: f64) -> Result<Tensor> {

@@ -33,8 +33,65 @@ pub struct TextSettings {
     pub rng: Rng,
 }
 
+impl TextSettings {
+    /// Whether the token after `said` new ones is chosen by the model's own logits.
+    pub(super) fn is_plain(&self, said: usize) -> bool {
+        self.penalties.is_neutral() && said >= self.min_new
+    }
+
+    /// What penalties, and an end before its time, make of the logits of the token after `prompt` and `output`.
+    pub(super) fn adapt(&self, logits: &mut [f64], prompt: &[i64], output: &[i64]) {
+        self.penalties.apply(logits, prompt, output);
+        if output.len() < self.min_new {
+            for eos in &self.eos {
+                if let Some(v) = usize::try_from(*eos).ok().and_then(|i| logits.get_mut(i)) {
+                    *v = f64::NEG_INFINITY;
+                }
+            }
+        }
+    }
+
+    /// The same for logits `[B, V]` of the texts `outputs` of one prompt; f64 unless nothing changes.
+    pub(super) fn adapted(&self, logits: &Tensor, prompt: &[i64], outputs: &[&[i64]]) -> Result<Tensor> {
+        if outputs.iter().all(|output| self.is_plain(output.len())) {
+            return Ok(logits.shallow_clone());
+        }
+        let rows = logits.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?;
+        let mut out = Vec::with_capacity(outputs.len());
+        for (i, output) in outputs.iter().enumerate() {
+            let mut row = Vec::<f64>::try_from(rows.f_get(i as i64)?)?;
+            self.adapt(&mut row, prompt, output);
+            out.push(Tensor::f_from_slice(&row)?);
+        }
+        Ok(Tensor::f_stack(&out, 0)?.f_to_device(logits.device())?)
+    }
+
+    /// Checks what every way of continuing needs.
+    pub(super) fn check(&self, prompts: &[Vec<i64>]) -> Result<()> {
+        self.penalties.check()?;
+        if prompts.iter().any(Vec::is_empty) || prompts.is_empty() {
+            return Err(Error::usage("the prompt is empty").hint("give at least one token"));
+        }
+        Ok(())
+    }
+}
+
+/// That no token can be chosen.
+pub(super) fn no_candidate() -> Error {
+    Error::run("no candidate is left")
+        .why("every token has probability 0, or the logits are not finite")
+        .hint("loosen the sampler, or try --dtype f32")
+}
+
+/// That a way of continuing needs keys and values of every token.
+pub(super) fn no_cache(what: &str) -> Error {
+    Error::usage(format!("{what} needs a transformer"))
+        .why("the model keeps a state of constant size, which cannot go back to an earlier token")
+        .hint("leave it out")
+}
+
 /// Why a text ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Finish {
     /// An end token came.
@@ -42,11 +99,12 @@ pub enum Finish {
     /// The caller stopped it.
     Stop,
     /// It has its length.
+    #[default]
     Length,
 }
 
 /// A continued text.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Continuation {
     /// New tokens.
     pub tokens: Vec<i64>,
@@ -82,24 +140,15 @@ pub fn continue_texts(
     watch: &mut dyn FnMut(usize, i64) -> Result<bool>,
 ) -> Result<Vec<Continuation>> {
     let _no_grad = tch::no_grad_guard();
-    settings.penalties.check()?;
-    if prompts.iter().any(Vec::is_empty) || prompts.is_empty() {
-        return Err(Error::usage("the prompt is empty").hint("give at least one token"));
-    }
+    settings.check(prompts)?;
     let n = prompts.len();
-    let empty = Continuation {
-        tokens: Vec::new(),
-        log_probs: Vec::new(),
-        entropies: Vec::new(),
-        finish: Finish::Length,
-    };
     let mut batch = Batch {
         prompts,
         settings,
         chooser: Chooser::new(&settings.sampler)?,
         mirostats: vec![settings.mirostat.clone(); n],
         done: vec![None; n],
-        going: vec![empty; n],
+        going: vec![Continuation::default(); n],
     };
     let mut streams = Streams::new(settings.rng, seeds)?;
     let mut state = net.begin(n as i64, &Cond::default())?;
@@ -138,7 +187,12 @@ pub fn continue_texts(
 }
 
 /// Takes the prompts in, shorter ones padded on the left; logits `[B, V]` of what follows.
-fn first(state: &mut dyn Steps, prompts: &[Vec<i64>], max_new: usize, device: Device) -> Result<Tensor> {
+pub(super) fn first(
+    state: &mut dyn Steps,
+    prompts: &[Vec<i64>],
+    max_new: usize,
+    device: Device,
+) -> Result<Tensor> {
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     let pads: Vec<i64> = prompts.iter().map(|p| (longest - p.len()) as i64).collect();
     let padded: Vec<i64> = prompts
@@ -162,10 +216,8 @@ fn first(state: &mut dyn Steps, prompts: &[Vec<i64>], max_new: usize, device: De
 impl Batch<'_> {
     /// The next token of each of `rows` from `logits` `[rows, V]`.
     fn choose(&mut self, rows: &[usize], logits: &Tensor, u: &Tensor, step: usize) -> Result<Vec<i64>> {
-        let plain = self.settings.penalties.is_neutral()
-            && self.settings.mirostat.is_none()
-            && step >= self.settings.min_new;
-        let adapted = if plain { logits.shallow_clone() } else { self.adapt(rows, logits, step)? };
+        let plain = self.settings.is_plain(step) && self.settings.mirostat.is_none();
+        let adapted = if plain { logits.shallow_clone() } else { self.adapt(rows, logits)? };
         let u = u.f_to_device(logits.device())?;
         let choice = if plain {
             self.chooser.choose(logits, &u)?
@@ -182,9 +234,7 @@ impl Batch<'_> {
         }
         for (k, &row) in rows.iter().enumerate() {
             if log_probs[k].is_nan() {
-                return Err(Error::run("no candidate is left")
-                    .why("every token has probability 0, or the logits are not finite")
-                    .hint("loosen the sampler, or try --dtype f32"));
+                return Err(no_candidate());
             }
             self.going[row].log_probs.push(log_probs[k]);
             self.going[row].entropies.push(entropies[k]);
@@ -193,19 +243,12 @@ impl Batch<'_> {
     }
 
     /// The logits after penalties, and without an end before its time.
-    fn adapt(&self, rows: &[usize], logits: &Tensor, step: usize) -> Result<Tensor> {
+    fn adapt(&self, rows: &[usize], logits: &Tensor) -> Result<Tensor> {
         let mut out = Vec::with_capacity(rows.len());
         for (k, &row) in rows.iter().enumerate() {
             let z = logits.f_get(k as i64)?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?;
             let mut z = Vec::<f64>::try_from(z)?;
-            self.settings.penalties.apply(&mut z, &self.prompts[row], &self.going[row].tokens);
-            if step < self.settings.min_new {
-                for eos in &self.settings.eos {
-                    if let Some(v) = usize::try_from(*eos).ok().and_then(|i| z.get_mut(i)) {
-                        *v = f64::NEG_INFINITY;
-                    }
-                }
-            }
+            self.settings.adapt(&mut z, &self.prompts[row], &self.going[row].tokens);
             out.push(Tensor::f_from_slice(&z)?);
         }
         Ok(Tensor::f_stack(&out, 0)?.f_to_device(logits.device())?)

@@ -34,7 +34,43 @@ fn text() {
     let value: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
     assert_eq!(value["texts"][0]["ids"].as_array().unwrap().len(), 4);
     assert_eq!((value["sampler"].as_str(), value["tokens"].as_i64()), (Some("greedy"), Some(4)));
+    // Other ways: beams, contrastive search, drafts (of the model itself: all that it proposes stays).
+    let read = |flags: &str| -> serde_json::Value {
+        let said = t.command(&format!("{start} {flags} --json")).output().unwrap();
+        assert!(said.status.success(), "{flags}: {}", String::from_utf8_lossy(&said.stderr));
+        serde_json::from_slice(&said.stdout).unwrap()
+    };
+    let greedy = &value["texts"][0]["ids"];
+    let beams = read("--num-beams 3 --num-return 2 --length-penalty -0.5 --early-stopping never");
+    assert_eq!(beams["texts"].as_array().unwrap().len(), 2);
+    assert!(beams["texts"][0]["score"].as_f64() >= beams["texts"][1]["score"].as_f64());
+    assert_eq!(beams["texts"][1]["beam"], 1);
+    assert_eq!(beams["sampler"], "beam search of 3, length penalty -0.5, early stopping never");
+    assert_eq!(read("--penalty-alpha 0 --top-k 4")["texts"][0]["ids"], *greedy);
+    assert_eq!(read("--penalty-alpha 0.6 --top-k 4")["sampler"], "contrastive search, alpha 0.6, top-k 4");
+    let drafted = read("--greedy --draft-model runs/text --draft-tokens 3");
+    assert_eq!((&drafted["texts"][0]["ids"], &drafted["accepted_share"]), (greedy, &1.0.into()));
+    assert_eq!((&drafted["model_passes"], &drafted["texts"][0]["drafted"]), (&1.into(), &3.into()));
+    let drawn = read("--draft-model runs/text --temperature 0.8 --seeds 0-2");
+    assert_eq!(drawn["texts"].as_array().unwrap().len(), 3);
     for wrong in [
+        "--num-beams 0",
+        "--num-beams 4 --temperature 0.5",
+        "--num-beams 4 --typical-p 0.2",
+        "--num-beams 4 --num-return 5",
+        "--num-beams 4 --early-stopping soon",
+        "--num-beams 4 --penalty-alpha 0.6 --top-k 4",
+        "--num-beams 4 --draft-model runs/text",
+        "--length-penalty 2",
+        "--num-return 2",
+        "--early-stopping true",
+        "--penalty-alpha 0.6",
+        "--penalty-alpha 1.5 --top-k 4",
+        "--penalty-alpha 0.6 --top-k 4 --top-p 0.9",
+        "--penalty-alpha 0.6 --top-k 4 --draft-model runs/text",
+        "--draft-tokens 4",
+        "--draft-model runs/text --draft-tokens 0",
+        "--draft-model runs/text --mirostat 2",
         "--typical-p 2",
         "--top-k -1",
         "--min-p 3",
@@ -47,7 +83,25 @@ fn text() {
     ] {
         t.fails(2, &format!("{start} {wrong}"));
     }
+    t.fails(4, &format!("{start} --draft-model absent"));
+    t.fails(4, &format!("{start} --draft-model models/language"));
+    t.fails(2, &format!("{start} --draft-model runs/plain"));
+    t.fails(2, "sample --model runs/plain --out out --num-beams 4");
     t.fails(2, "sample --model runs/text --out note.txt --prompt a");
+    // How fast a folder of Hugging Face is.
+    let timed =
+        t.command("bench models/language --prompt-tokens 8 --new-tokens 4 --batch 1,2 -r 1 --json").output();
+    let timed: serde_json::Value = serde_json::from_slice(&timed.unwrap().stdout).unwrap();
+    for (row, batch) in timed["rows"].as_array().unwrap().iter().zip([1, 2]) {
+        assert_eq!((&row["batch"], &row["prompt"], &row["new"]), (&batch.into(), &8.into(), &4.into()));
+        for figure in ["prefill_tokens_per_s", "decode_tokens_per_s", "share_of_copy", "ready_s", "peak_mib"]
+        {
+            assert!(row[figure].as_f64().unwrap() > 0.0, "{figure}");
+        }
+    }
+    t.fails(2, "bench models/language --shape 1,8,8");
+    t.fails(2, "bench models/language --prompt-tokens 100");
+    t.fails(2, "bench tiny.toml --shape 1,8,8 --new-tokens 4");
     t.fails(3, "sample --model runs/text --out - --prompt-file absent.txt");
     t.check("text");
 }

@@ -128,6 +128,12 @@ fn models(place: &Path) {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
+    fs::create_dir_all(place.join("models/language")).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        let from = root().join("tests/fixtures/language/gpt2").join(name);
+        fs::copy(from, place.join("models/language").join(name)).unwrap();
+    }
+
     let snapshot = place.join("runs/plain/snapshots/00000002.safetensors");
     let bytes = fs::read(&snapshot).unwrap();
     fs::create_dir_all(place.join("models/hub")).unwrap();

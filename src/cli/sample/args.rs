@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::search_args::SearchArgs;
 use super::sound::SoundArgs;
 use super::text_args::TextArgs;
 use crate::cli::raw::RawArgs;
@@ -97,6 +98,9 @@ pub struct SampleArgs {
     /// Text
     #[command(flatten)]
     pub text: TextArgs,
+    /// Search in texts
+    #[command(flatten)]
+    pub search: SearchArgs,
 
     /// Form of the output
     #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Output")]

@@ -5,6 +5,8 @@ mod drawer;
 mod mel;
 mod output;
 mod ranking;
+mod search;
+mod search_args;
 mod sound;
 mod text;
 mod text_args;
@@ -61,10 +63,10 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
         ui.say(format!("note: {note}"));
     }
     if matches!(opened.card.objective, ObjectiveSpec::Autoregressive(_)) && opened.card.rate.is_none() {
-        return text::run_snapshot(args, ui, device, &opened);
+        return text::run_snapshot(args, globals, ui, device, &opened);
     }
-    if args.text.is_used() {
-        return Err(Error::usage("the model writes no text").at("--prompt").into());
+    if let Some(flag) = args.text.used().or(args.search.used()) {
+        return Err(Error::usage("the model writes no text").at(flag).into());
     }
     let (card, path, files) = (opened.card.clone(), opened.path.clone(), opened.files.clone());
     let classes = classes(args.class.as_deref(), card.classes)?;

@@ -4,24 +4,25 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tch::Device;
 
 use super::SampleArgs;
+use super::search::{self, Draft, Written};
+use super::search_args::Way;
 use crate::cli::Globals;
 use crate::cli::ui::Ui;
-use crate::decode::{Continuation, TextSettings, continue_texts};
+use crate::decode::{Tally, TextSettings, continue_texts};
 use crate::error::{Error, Result};
 use crate::io::atomic;
 use crate::io::tokenizer::Tokenizer;
 use crate::model::language::Generation;
 use crate::model::language::Message;
 use crate::model::language::{self, Language, LanguageOptions, Precision};
-use crate::model::open::Opened;
+use crate::model::open::{OpenOptions, Opened};
 use crate::net::causal::Causal;
 use crate::torch::device::device_name;
 use crate::torch::interrupt;
-use crate::torch::runtime::Dtype;
 
 /// A text to be written.
 struct Job {
@@ -30,24 +31,25 @@ struct Job {
 }
 
 /// What continues prompts.
-struct Writer<'a> {
-    net: &'a dyn Causal,
-    tokenizer: Tokenizer,
-    generation: Generation,
-    language: Option<&'a Language>,
+pub struct Writer<'a> {
+    pub net: &'a dyn Causal,
+    pub tokenizer: Tokenizer,
+    pub generation: Generation,
+    pub language: Option<&'a Language>,
+}
+
+/// How a folder of Hugging Face is opened.
+fn options(args: &SampleArgs, globals: &Globals) -> LanguageOptions {
+    let precision = match globals.dtype {
+        _ if args.text.int8 => Precision::Int8,
+        dtype => dtype.map_or(Precision::File, Precision::from),
+    };
+    LanguageOptions { precision, weights: None }
 }
 
 /// Runs the command on a folder of Hugging Face.
 pub fn run_folder(args: &SampleArgs, globals: &Globals, ui: Ui, device: Device) -> anyhow::Result<()> {
-    let precision = match globals.dtype {
-        _ if args.text.int8 => Precision::Int8,
-        None => Precision::File,
-        Some(Dtype::F32) => Precision::F32,
-        Some(Dtype::Bf16) => Precision::Bf16,
-        Some(Dtype::F16) => Precision::F16,
-        Some(Dtype::F64) => Precision::F64,
-    };
-    let options = LanguageOptions { precision, weights: args.weights.clone() };
+    let options = LanguageOptions { weights: args.weights.clone(), ..options(args, globals) };
     let language = language::open(&args.model, &options, device)?;
     for note in &language.notes {
         ui.say(format!("note: {note}"));
@@ -61,18 +63,29 @@ pub fn run_folder(args: &SampleArgs, globals: &Globals, ui: Ui, device: Device) 
         generation: language.generation.clone(),
         language: Some(&language),
     };
-    write(args, ui, device, &writer)
+    write(args, globals, (ui, device), &writer)
 }
 
 /// Runs the command on a model of this project, whose tokens are bytes.
-pub fn run_snapshot(args: &SampleArgs, ui: Ui, device: Device, opened: &Opened) -> anyhow::Result<()> {
+pub fn run_snapshot(
+    args: &SampleArgs,
+    globals: &Globals,
+    ui: Ui,
+    device: Device,
+    opened: &Opened,
+) -> anyhow::Result<()> {
     let net = crate::objective::autoregressive::causal(&*opened.net)?;
     let writer =
         Writer { net, tokenizer: Tokenizer::bytes(), generation: Generation::default(), language: None };
-    write(args, ui, device, &writer)
+    write(args, globals, (ui, device), &writer)
 }
 
-fn write(args: &SampleArgs, ui: Ui, device: Device, writer: &Writer<'_>) -> anyhow::Result<()> {
+fn write(
+    args: &SampleArgs,
+    globals: &Globals,
+    (ui, device): (Ui, Device),
+    writer: &Writer<'_>,
+) -> anyhow::Result<()> {
     let (text, own) = (&args.text, &writer.generation);
     let prompts = prompts(args, writer)?;
     let max_new =
@@ -86,6 +99,8 @@ fn write(args: &SampleArgs, ui: Ui, device: Device, writer: &Writer<'_>) -> anyh
         eos: own.eos.clone(),
         rng: args.rng,
     };
+    let way = args.search.way(text, &args.sound, own)?;
+    let draft = draft(args, globals, device, (writer, &prompts, max_new))?;
     if let Some(language) = writer.language {
         for (_, tokens) in &prompts {
             language.check_tokens(tokens)?;
@@ -105,20 +120,31 @@ fn write(args: &SampleArgs, ui: Ui, device: Device, writer: &Writer<'_>) -> anyh
         }
         atomic::check(&args.out)?;
     }
-    let chain = settings.sampler.describe()?;
+    let chain = describe_way(&way, &settings)?;
     ui.say(format!("{} texts of up to {max_new} tokens, {chain}, on {}", jobs.len(), device_name(device)));
     let start = Instant::now();
     let mut lines = Vec::new();
-    let mut tokens = 0;
-    for batch in jobs.chunks(args.batch as usize) {
+    let (mut tokens, mut tally) = (0, Tally::default());
+    // Ways other than draws take one prompt at a time.
+    let size = if way == Way::Draw { args.batch as usize } else { 1 };
+    for batch in jobs.chunks(size) {
         // One text alone is shown as it comes.
-        let live = stdout && jobs.len() == 1 && !ui.json;
-        let texts = one_batch(batch, &prompts, writer, (&settings, text.stop.as_slice(), live), device, ui)?;
-        for (job, text) in batch.iter().zip(texts) {
-            tokens += text.1.tokens.len();
-            let line = describe(job, &prompts[job.prompt], &text, &chain, args.text.logprobs);
+        let live = stdout && jobs.len() == 1 && !ui.json && !matches!(way, Way::Beams(..));
+        let how = (&settings, text.stop.as_slice(), live);
+        let texts = if way == Way::Draw {
+            one_batch(batch, &prompts, writer, how, device, ui)?
+        } else {
+            let begin = (prompts[batch[0].prompt].1.as_slice(), batch[0].seed);
+            let (texts, seen) = search::written(writer, (way, draft.as_ref()), begin, how, device, ui)?;
+            tally = tally.with(seen);
+            texts
+        };
+        for (i, written) in texts.iter().enumerate() {
+            tokens += written.done.tokens.len();
+            let job = &batch[i.min(batch.len() - 1)];
+            let line = describe(job, &prompts[job.prompt], written, &chain, args.text.logprobs);
             if stdout && !live && !ui.json {
-                ui.line(&text.0)?;
+                ui.line(&written.text)?;
             }
             lines.push(line);
         }
@@ -134,11 +160,54 @@ fn write(args: &SampleArgs, ui: Ui, device: Device, writer: &Writer<'_>) -> anyh
     }
     let rate = tokens as f64 / seconds.max(1e-9);
     ui.say(format!("{tokens} tokens in {}: {rate:.1} tokens/s", crate::cli::ui::duration(seconds)));
-    ui.result(&json!({
+    let mut result = json!({
         "texts": lines, "tokens": tokens, "seconds": seconds, "tokens_per_s": rate, "sampler": chain,
         "peak_mib": crate::cli::peak_mib(), "device": device_name(device),
-    }))?;
+    });
+    if let (Way::Draft(_), Some(result)) = (way, result.as_object_mut()) {
+        result.extend(search::told(&tally));
+        if let Some(share) = tally.share() {
+            let (passes, share) = (tally.rounds, 100.0 * share);
+            ui.say(format!("{share:.1} % of the draft's tokens stayed, {passes} passes of the model"));
+        }
+    }
+    ui.result(&result)?;
     Ok(())
+}
+
+/// The model that proposes, where there is one, checked against `writer` and the prompts with their new tokens.
+fn draft(
+    args: &SampleArgs,
+    globals: &Globals,
+    device: Device,
+    (writer, prompts, max_new): (&Writer<'_>, &[(String, Vec<i64>)], usize),
+) -> Result<Option<Draft>> {
+    let Some(path) = &args.search.draft_model else { return Ok(None) };
+    let own = OpenOptions {
+        weights: None,
+        dtype: globals.dtype.unwrap_or_default(),
+        raw: args.raw.spec(),
+        format: args.memory_format,
+        blocks: false,
+    };
+    let draft = Draft::open(path, (options(args, globals), own), device)?;
+    let longest = prompts.iter().map(|(_, tokens)| tokens.len()).max().unwrap_or(0);
+    draft.check(writer, (longest, max_new))?;
+    Ok(Some(draft))
+}
+
+/// The way in words, for people.
+fn describe_way(way: &Way, settings: &TextSettings) -> Result<String> {
+    Ok(match way {
+        Way::Draw => settings.sampler.describe()?,
+        Way::Beams(how, _) => {
+            let early = format!("{:?}", how.early_stopping).to_lowercase();
+            let (beams, penalty) = (how.beams, how.length_penalty);
+            format!("beam search of {beams}, length penalty {penalty}, early stopping {early}")
+        }
+        Way::Contrastive(how) => format!("contrastive search, alpha {}, top-k {}", how.alpha, how.top_k),
+        Way::Draft(ahead) => format!("{}, drafts of {ahead}", settings.sampler.describe()?),
+    })
 }
 
 /// Prompts as texts and tokens.
@@ -197,7 +266,7 @@ fn one_batch(
     (settings, stops, live): (&TextSettings, &[String], bool),
     device: Device,
     ui: Ui,
-) -> Result<Vec<(String, Continuation)>> {
+) -> Result<Vec<Written>> {
     let inputs: Vec<Vec<i64>> = jobs.iter().map(|job| prompts[job.prompt].1.clone()).collect();
     let seeds: Vec<u64> = jobs.iter().map(|job| job.seed).collect();
     let mut streams: Vec<_> = jobs.iter().map(|_| writer.tokenizer.stream(true)).collect();
@@ -223,11 +292,12 @@ fn one_batch(
     if live {
         ui.bytes(b"\n")?;
     }
-    Ok(texts.into_iter().zip(done).collect())
+    let texts = texts.into_iter().zip(done);
+    Ok(texts.map(|(text, done)| Written { text, done, more: Map::new() }).collect())
 }
 
 /// Cuts `text` where the first of `stops` begins; whether there is one.
-fn cut(text: &mut String, stops: &[String]) -> bool {
+pub fn cut(text: &mut String, stops: &[String]) -> bool {
     match stops.iter().filter_map(|stop| text.find(stop.as_str())).min() {
         Some(at) => {
             text.truncate(at);
@@ -240,7 +310,7 @@ fn cut(text: &mut String, stops: &[String]) -> bool {
 fn describe(
     job: &Job,
     (prompt, _): &(String, Vec<i64>),
-    (text, done): &(String, Continuation),
+    Written { text, done, more }: &Written,
     chain: &str,
     logprobs: bool,
 ) -> Value {
@@ -250,6 +320,9 @@ fn describe(
         "mean_surprisal": mean(&done.log_probs.iter().map(|v| -v).collect::<Vec<_>>()),
         "mean_entropy": mean(&done.entropies),
     });
+    if let Some(line) = line.as_object_mut() {
+        line.extend(more.clone());
+    }
     if logprobs {
         line["logprobs"] = json!(done.log_probs);
     }

@@ -106,9 +106,37 @@ pub struct TextArgs {
 }
 
 impl TextArgs {
-    /// Whether a flag of text is given.
-    pub fn is_used(&self) -> bool {
-        !self.prompt.is_empty() || self.prompt_file.is_some() || self.typical_p.is_some()
+    /// A flag of text that is given.
+    pub fn used(&self) -> Option<&'static str> {
+        let flags = [
+            ("--prompt", !self.prompt.is_empty()),
+            ("--prompt-file", self.prompt_file.is_some()),
+            ("--typical-p", self.typical_p.is_some()),
+        ];
+        flags.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
+    }
+
+    /// The flags that say how tokens are drawn, with their values, where they are given.
+    pub fn sampling(&self, sound: &super::SoundArgs) -> Vec<(&'static str, String)> {
+        let some = |v: Option<f64>| v.map(|v| v.to_string());
+        let unless = |v: f64, neutral: f64| (v != neutral).then(|| v.to_string());
+        let order = (self.sampler_order != Order::Hf).then(|| String::from(self.sampler_order.clone()));
+        let flags = [
+            ("--temperature", unless(sound.temperature, 1.0)),
+            ("--top-p", unless(sound.top_p, 1.0)),
+            ("--top-k", self.top_k.map(|k| k.to_string())),
+            ("--typical-p", some(self.typical_p)),
+            ("--min-p", some(self.min_p)),
+            ("--epsilon-cutoff", some(self.epsilon_cutoff)),
+            ("--eta-cutoff", some(self.eta_cutoff)),
+            ("--top-n-sigma", some(self.top_n_sigma)),
+            ("--top-h", some(self.top_h)),
+            ("--xtc-probability", unless(self.xtc_probability, 0.0)),
+            ("--dynatemp-range", unless(self.dynatemp_range, 0.0)),
+            ("--mirostat", self.mirostat.map(|v| v.to_string())),
+            ("--sampler-order", order),
+        ];
+        flags.into_iter().filter_map(|(flag, value)| Some((flag, value?))).collect()
     }
 
     /// The sampler: the flags over what the model's folder says.
@@ -117,21 +145,9 @@ impl TextArgs {
     /// Where values are out of range or exclude each other.
     pub fn sampler(&self, own: &Generation, sound: &super::SoundArgs) -> Result<SamplerSpec> {
         let said = own.do_sample.unwrap_or(true);
-        let flags = [
-            self.typical_p.is_some(),
-            self.top_k.is_some(),
-            sound.top_p != 1.0,
-            sound.temperature != 1.0,
-            self.min_p.is_some(),
-            self.mirostat.is_some(),
-            self.eta_cutoff.is_some(),
-            self.epsilon_cutoff.is_some(),
-            self.top_n_sigma.is_some(),
-            self.top_h.is_some(),
-        ];
         let temperature = if sound.temperature == 1.0 { own.temperature } else { None };
         let spec = SamplerSpec {
-            greedy: sound.greedy || (!said && !flags.contains(&true)),
+            greedy: sound.greedy || (!said && self.sampling(sound).is_empty()),
             temperature: temperature.unwrap_or(sound.temperature),
             dynatemp_range: self.dynatemp_range,
             top_k: self.top_k.or(own.top_k).unwrap_or(0),

@@ -1,7 +1,9 @@
 //! `generation_config.json`: how a model is decoded unless the user says otherwise.
 
+use clap::ValueEnum;
 use serde_json::Value;
 
+use crate::decode::EarlyStopping;
 use crate::error::{Error, Result};
 use crate::net::lm::json::ids;
 
@@ -38,6 +40,8 @@ pub struct Generation {
     pub num_beams: Option<i64>,
     /// Exponent of the length in a beam's score.
     pub length_penalty: Option<f64>,
+    /// When a search with beams stops.
+    pub early_stopping: Option<EarlyStopping>,
     /// Penalty of contrastive search.
     pub penalty_alpha: Option<f64>,
     /// Tokens that are generated at most.
@@ -79,6 +83,12 @@ impl Generation {
             match key.as_str() {
                 "do_sample" => {
                     out.do_sample = Some(value.as_bool().ok_or_else(|| bad(key, value, "true or false"))?);
+                }
+                "early_stopping" => {
+                    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                    let known = EarlyStopping::from_str(&text, false);
+                    out.early_stopping =
+                        Some(known.map_err(|_| bad(key, value, "true, false or \"never\""))?);
                 }
                 "temperature" => out.temperature = number()?,
                 "top_k" => out.top_k = integer()?,

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::io::hub::{Weights, read_json};
 pub use crate::io::tokenizer::{TextStream, Tokenizer};
 use crate::net::lm::{Lm, json, weights};
+use crate::torch::runtime::Dtype;
 
 mod chat;
 mod generation;
@@ -33,6 +34,17 @@ pub enum Precision {
     F16,
     /// 8-bit integers with a scale for each output.
     Int8,
+}
+
+impl From<Dtype> for Precision {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Precision::F32,
+            Dtype::Bf16 => Precision::Bf16,
+            Dtype::F16 => Precision::F16,
+            Dtype::F64 => Precision::F64,
+        }
+    }
 }
 
 /// How a folder is opened.

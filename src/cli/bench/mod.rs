@@ -1,5 +1,7 @@
 //! `gen bench`: how fast a network computes here, over the product of list-valued options.
 
+mod text;
+
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -7,10 +9,11 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
-use super::ui::Ui;
-use super::{Globals, peak_mib};
+use crate::cli::ui::Ui;
+use crate::cli::{Globals, peak_mib};
 use crate::denoiser::network::Compute;
 use crate::error::{Error, Result};
+use crate::model::language;
 use crate::net::store::{Store, channels_last};
 use crate::net::{Cond, Mode, Network};
 use crate::optim::{OptimSpec, Optimizer};
@@ -39,15 +42,19 @@ pub enum Form {
     Jsonl,
 }
 
-/// Time a recipe's network on this machine
+/// Time a recipe's network, or a language model, on this machine
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     gen bench models/cifar10-edm --shape 3,32,32\n  \
     gen bench models/cifar10-edm --shape 3,32,32 --what forward,train --batch 1,16,64 --formats f32,bf16\n  \
-    gen bench models/digits-edm --shape 1,8,8 --batch 128 -r 10 --output jsonl >> results.jsonl\n\n\
-    Random weights and inputs; the first calls are not counted; the median of the repetitions is the figure.")]
+    gen bench models/digits-edm --shape 1,8,8 --batch 128 -r 10 --output jsonl >> results.jsonl\n  \
+    gen bench gpt2 --batch 1,16 --formats f32,bf16 --prompt-tokens 128 --new-tokens 64\n\n\
+    Random weights and inputs; the first calls are not counted; the median of the repetitions is the figure.\n\
+    Of a language model (a folder of Hugging Face): tokens a second of prompts and of greedy steps, the best\n\
+    repetition, and what share of a copy's memory traffic the weights make that a step reads.")]
 pub struct BenchArgs {
-    /// The recipe whose network is timed
+    /// The recipe whose network is timed, or the folder of a language model
+    #[arg(value_name = "RECIPE|FOLDER")]
     recipe: PathBuf,
     /// Shape of one sample [default: that of the recipe's data]
     #[arg(long, value_name = "C,H,W", value_delimiter = ',')]
@@ -70,6 +77,12 @@ pub struct BenchArgs {
     /// Calls before the counted ones
     #[arg(long, default_value_t = 1, value_name = "N")]
     warmup: u32,
+    /// Tokens of each prompt (language models) [default: 128]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
+    prompt_tokens: Option<i64>,
+    /// Tokens decoded after it (language models) [default: 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
+    new_tokens: Option<i64>,
     /// Form of the table
     #[arg(long, value_enum, default_value = "md", value_name = "FORM")]
     output: Form,
@@ -102,6 +115,14 @@ impl Timing {
 /// Runs the command.
 pub fn run(args: &BenchArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     let device = globals.start()?;
+    if language::is_one(&args.recipe) {
+        return text::run(args, device, ui);
+    }
+    let of_text =
+        [("--prompt-tokens", args.prompt_tokens.is_some()), ("--new-tokens", args.new_tokens.is_some())];
+    if let Some((flag, _)) = of_text.iter().find(|(_, given)| *given) {
+        return Err(Error::usage("the network is no language model").at(*flag).hint("leave it out").into());
+    }
     let recipe = Recipe::load(&args.recipe, &args.set)?;
     let shape = if args.shape.is_empty() {
         let data =
@@ -111,7 +132,7 @@ pub fn run(args: &BenchArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
         args.shape.clone()
     };
     let mut rows = Vec::new();
-    header(args.output, ui)?;
+    header(args.output, COLUMNS, ui)?;
     for &what in &args.what {
         for &batch in &args.batch {
             for &dtype in &args.formats {
@@ -119,7 +140,7 @@ pub fn run(args: &BenchArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
                     let case = Case { what, batch, dtype, channels_last };
                     let timing = time(&recipe, &shape, &case, args, device)?;
                     let row = describe(&case, &timing, device);
-                    print(args.output, &row, ui)?;
+                    print(args.output, COLUMNS, &row, ui)?;
                     rows.push(row);
                 }
             }
@@ -142,22 +163,22 @@ fn describe(case: &Case, timing: &Timing, device: Device) -> Value {
 const COLUMNS: &[&str] =
     &["what", "batch", "dtype", "channels_last", "device", "threads", "median_s", "images_per_s"];
 
-fn header(form: Form, ui: Ui) -> Result<()> {
+fn header(form: Form, columns: &[&str], ui: Ui) -> Result<()> {
     match form {
         Form::Md => {
-            ui.line(format!("| {} |", COLUMNS.join(" | ")))?;
-            ui.line(format!("|{}", "---|".repeat(COLUMNS.len())))
+            ui.line(format!("| {} |", columns.join(" | ")))?;
+            ui.line(format!("|{}", "---|".repeat(columns.len())))
         }
-        Form::Csv => ui.line(COLUMNS.join(",")),
+        Form::Csv => ui.line(columns.join(",")),
         Form::Jsonl => Ok(()),
     }
 }
 
-fn print(form: Form, row: &Value, ui: Ui) -> Result<()> {
+fn print(form: Form, columns: &[&str], row: &Value, ui: Ui) -> Result<()> {
     if form == Form::Jsonl {
         return ui.line(row);
     }
-    let cells: Vec<String> = COLUMNS
+    let cells: Vec<String> = columns
         .iter()
         .map(|column| match &row[column] {
             Value::String(text) => text.clone(),
