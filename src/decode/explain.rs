@@ -4,6 +4,7 @@ use serde::Serialize;
 use tch::{Kind, Tensor};
 
 use super::spec::SamplerSpec;
+use super::text::TextSettings;
 use crate::error::Result;
 
 /// A candidate for the next token.
@@ -56,6 +57,16 @@ pub fn explain(logits: &Tensor, spec: &SamplerSpec, top: i64) -> Result<Vec<Expl
         out.push(Explained { stage: "Greedy".to_owned(), kept: 1, mass, entropy: 0.0, top: vec![best] });
     }
     Ok(out)
+}
+
+impl TextSettings {
+    /// As [`explain`] for the first token after `prompt`, whose logits are `[1, V]`, with all penalties.
+    ///
+    /// # Errors
+    /// As [`explain`].
+    pub fn explain(&self, logits: &Tensor, prompt: &[i64], top: i64) -> Result<Vec<Explained>> {
+        explain(&self.adapted(logits, prompt, &[&[]])?.f_select(0, 0)?, &self.sampler, top)
+    }
 }
 
 fn state(stage: String, p: &Tensor, mass: f64, top: i64) -> Result<Explained> {

@@ -53,6 +53,22 @@ fn text() {
     assert_eq!((&drafted["model_passes"], &drafted["texts"][0]["drafted"]), (&1.into(), &3.into()));
     let drawn = read("--draft-model runs/text --temperature 0.8 --seeds 0-2");
     assert_eq!(drawn["texts"].as_array().unwrap().len(), 3);
+    let shown = read("--explain --temperature 2 --typical-p 0.5");
+    let stages = shown["prompts"][0]["stages"].as_array().unwrap();
+    assert_eq!(
+        stages.iter().map(|s| s["stage"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["model", "Temperature(2.0)", "Typical(0.5)"]
+    );
+    assert_eq!((&stages[0]["kept"], &stages[1]["kept"]), (&256.into(), &256.into()));
+    let (kept, mass) = (stages[2]["kept"].as_i64().unwrap(), stages[2]["mass"].as_f64().unwrap());
+    assert!((1..256).contains(&kept) && (0.5..1.0).contains(&mass), "{shown}");
+    // A prompt of 300 characters is too long for the folder; its end is not.
+    let long =
+        format!("sample --model models/language --out - --max-new-tokens 4 --prompt '{}'", "&% ".repeat(100));
+    t.fails(2, &long);
+    let cut = t.command(&format!("{long} --truncate left --json")).output().unwrap();
+    let cut: serde_json::Value = serde_json::from_slice(&cut.stdout).unwrap();
+    assert!(cut["tokens"].as_i64().unwrap() <= 4);
     for wrong in [
         "--num-beams 0",
         "--num-beams 4 --temperature 0.5",

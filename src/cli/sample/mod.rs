@@ -2,6 +2,7 @@
 
 mod args;
 mod drawer;
+mod explain;
 mod mel;
 mod output;
 mod ranking;

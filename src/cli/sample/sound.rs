@@ -38,7 +38,7 @@ pub struct SoundArgs {
     pub greedy: bool,
     /// Make the sound of these spectrograms: a sound file, a folder of them, or an array [bands, frames] in a .npy, .npz
     /// or .safetensors file (vocoders)
-    #[arg(long, value_name = "PATH", alias = "mel-path")]
+    #[arg(long, value_name = "PATH", alias = "mel-path", hide_short_help = true)]
     pub mel: Option<PathBuf>,
     /// Go on from this sound: a file, or a folder whose files are taken in turn (autoregressive models)
     #[arg(long, value_name = "PATH")]

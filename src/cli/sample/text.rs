@@ -8,8 +8,10 @@ use serde_json::{Map, Value, json};
 use tch::Device;
 
 use super::SampleArgs;
+use super::explain;
 use super::search::{self, Draft, Written};
 use super::search_args::Way;
+use super::text_args::Truncate;
 use crate::cli::Globals;
 use crate::cli::ui::Ui;
 use crate::decode::{Tally, TextSettings, continue_texts};
@@ -87,7 +89,7 @@ fn write(
     writer: &Writer<'_>,
 ) -> anyhow::Result<()> {
     let (text, own) = (&args.text, &writer.generation);
-    let prompts = prompts(args, writer)?;
+    let mut prompts = prompts(args, writer)?;
     let max_new =
         text.max_new_tokens.or(own.max_new_tokens.and_then(|n| usize::try_from(n).ok())).unwrap_or(256);
     let settings = TextSettings {
@@ -100,12 +102,26 @@ fn write(
         rng: args.rng,
     };
     let way = args.search.way(text, &args.sound, own)?;
+    if let (Some(Truncate::Left), Some(language)) = (text.truncate, writer.language) {
+        for (prompt, tokens) in &mut prompts {
+            let cut = language.truncate_left(tokens, max_new);
+            if cut > 0 {
+                ui.warn(format!(
+                    "{cut} tokens are cut from the beginning of a prompt of {} characters",
+                    prompt.len()
+                ));
+            }
+        }
+    }
     let draft = draft(args, globals, device, (writer, &prompts, max_new))?;
     if let Some(language) = writer.language {
         for (_, tokens) in &prompts {
             language.check_tokens(tokens)?;
             language.check_length(tokens.len(), max_new).map_err(|e| e.at("--prompt"))?;
         }
+    }
+    if text.explain {
+        return explain::run(writer, &prompts, &settings, (ui, device));
     }
     let seeds = args.seeds.as_ref().map_or_else(|| vec![0], |seeds| seeds.0.clone());
     let jobs: Vec<Job> =
@@ -188,7 +204,7 @@ fn draft(
         dtype: globals.dtype.unwrap_or_default(),
         raw: args.raw.spec(),
         format: args.memory_format,
-        blocks: false,
+        ..OpenOptions::default()
     };
     let draft = Draft::open(path, (options(args, globals), own), device)?;
     let longest = prompts.iter().map(|(_, tokens)| tokens.len()).max().unwrap_or(0);

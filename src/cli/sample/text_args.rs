@@ -2,12 +2,19 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::cli::values::{finite, positive};
 use crate::decode::{Mirostat, Order, Penalties, SamplerSpec};
 use crate::error::{Error, Result};
 use crate::model::language::Generation;
+
+/// Where a prompt that is too long is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Truncate {
+    /// At its beginning: its end is what the text goes on from.
+    Left,
+}
 
 /// Text.
 #[derive(Debug, Clone, Args)]
@@ -97,6 +104,12 @@ pub struct TextArgs {
     /// Repetitions shorter than this are free of DRY
     #[arg(long, default_value_t = 2, value_name = "N", hide_short_help = true)]
     pub dry_allowed_length: usize,
+    /// Draw nothing: show what every stage of the sampler leaves of the first token after each prompt
+    #[arg(long, hide_short_help = true)]
+    pub explain: bool,
+    /// What to do about a prompt that is too long for the model; without it that is an error
+    #[arg(long, value_enum, value_name = "SIDE", hide_short_help = true)]
+    pub truncate: Option<Truncate>,
     /// Also write the log-probability of every token
     #[arg(long, hide_short_help = true)]
     pub logprobs: bool,

@@ -122,7 +122,7 @@ pub fn open(path: &Path, options: &LanguageOptions, device: Device) -> Result<La
         files.extend(tokenizer.files().iter().cloned());
         fits(tokenizer, network.vocab, path)?;
     } else {
-        notes.push("there is no tokenizer.json: prompts and texts are token ids".to_owned());
+        notes.push("there is no tokenizer.json: token b is taken for byte b".to_owned());
     }
     let about = optional(path, "tokenizer_config.json", &mut files)?;
     let chat = ChatTemplate::of_folder(path, &about)?;
@@ -229,10 +229,20 @@ impl Language {
         }
         let why = format!("{prompt} tokens and {new} new ones, the context is {limit}");
         Err(Error::usage("the prompt is too long").why(why).hint(if prompt < limit {
-            format!("ask for {} new tokens at most, or cut the prompt", limit - prompt)
+            format!("ask for {} new tokens at most, or cut the prompt (--truncate left)", limit - prompt)
         } else {
-            "cut the prompt".to_owned()
+            "cut the prompt (--truncate left) and ask for fewer new tokens".to_owned()
         }))
+    }
+
+    /// Cuts tokens at the beginning of a prompt so that `new` ones still fit; gives how many. A prompt that cannot be
+    /// made to fit stays as it is.
+    pub fn truncate_left(&self, prompt: &mut Vec<i64>, new: usize) -> usize {
+        let limit = usize::try_from(self.net.config().limit()).unwrap_or(usize::MAX);
+        let room = limit.saturating_sub(new);
+        let cut = if room == 0 { 0 } else { prompt.len().saturating_sub(room) };
+        prompt.drain(..cut);
+        cut
     }
 
     /// Checks tokens given by hand.
