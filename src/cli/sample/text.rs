@@ -21,7 +21,6 @@ use crate::model::open::Opened;
 use crate::net::causal::Causal;
 use crate::torch::device::device_name;
 use crate::torch::interrupt;
-use crate::torch::runtime::Dtype;
 
 /// A text to be written.
 struct Job {
@@ -39,14 +38,7 @@ struct Writer<'a> {
 
 /// Runs the command on a folder of Hugging Face.
 pub fn run_folder(args: &SampleArgs, globals: &Globals, ui: Ui, device: Device) -> anyhow::Result<()> {
-    let precision = match globals.dtype {
-        _ if args.text.int8 => Precision::Int8,
-        None => Precision::File,
-        Some(Dtype::F32) => Precision::F32,
-        Some(Dtype::Bf16) => Precision::Bf16,
-        Some(Dtype::F16) => Precision::F16,
-        Some(Dtype::F64) => Precision::F64,
-    };
+    let precision = if args.text.int8 { Precision::Int8 } else { Precision::of(globals.dtype) };
     let options = LanguageOptions { precision, weights: args.weights.clone() };
     let language = language::open(&args.model, &options, device)?;
     for note in &language.notes {
@@ -64,11 +56,11 @@ pub fn run_folder(args: &SampleArgs, globals: &Globals, ui: Ui, device: Device) 
     write(args, ui, device, &writer)
 }
 
-/// Runs the command on a model of this project, whose tokens are bytes.
+/// Runs the command on a model of this project.
 pub fn run_snapshot(args: &SampleArgs, ui: Ui, device: Device, opened: &Opened) -> anyhow::Result<()> {
     let net = crate::objective::autoregressive::causal(&*opened.net)?;
-    let writer =
-        Writer { net, tokenizer: Tokenizer::bytes(), generation: Generation::default(), language: None };
+    let tokenizer = opened.card.tokenizer()?;
+    let writer = Writer { net, tokenizer, generation: Generation::default(), language: None };
     write(args, ui, device, &writer)
 }
 

@@ -12,9 +12,11 @@ use crate::error::{Error, Result};
 use crate::io::hub::{Weights, read_json};
 pub use crate::io::tokenizer::{TextStream, Tokenizer};
 use crate::net::lm::{Lm, json, weights};
+use crate::torch::runtime::Dtype;
 
 mod chat;
 mod generation;
+pub mod reader;
 
 /// What the weights of linear layers, output and embedding are kept in. What goes through the network is f32 on the
 /// CPU, whatever this is.
@@ -33,6 +35,20 @@ pub enum Precision {
     F16,
     /// 8-bit integers with a scale for each output.
     Int8,
+}
+
+impl Precision {
+    /// That of the command line's `--dtype`, or the file's.
+    #[must_use]
+    pub fn of(dtype: Option<Dtype>) -> Self {
+        match dtype {
+            None => Precision::File,
+            Some(Dtype::F32) => Precision::F32,
+            Some(Dtype::Bf16) => Precision::Bf16,
+            Some(Dtype::F16) => Precision::F16,
+            Some(Dtype::F64) => Precision::F64,
+        }
+    }
 }
 
 /// How a folder is opened.
