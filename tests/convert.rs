@@ -150,6 +150,7 @@ fn unet(path: &Path, process: ProcessName, objective: &str) {
     let _net = model.build(&store.root(), &shape, 0).unwrap();
     let card = ModelCard {
         format: ModelCard::FORMAT,
+        tokenizer: None,
         model,
         process: process.spec(),
         objective: toml::from_str(objective).unwrap(),

@@ -29,6 +29,7 @@ fn gap(a: &Tensor, b: &Tensor) -> f64 {
 fn opened(model: &str, shape: &[i64], classes: i64) -> Opened {
     let card = ModelCard {
         format: ModelCard::FORMAT,
+        tokenizer: None,
         model: toml::from_str(model).unwrap(),
         process: ProcessName::Edm.spec(),
         objective: toml::from_str("type = \"edm\"").unwrap(),

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -12,7 +13,8 @@ use super::ui::Ui;
 use super::values::positive;
 use crate::data::audio::{AudioSpec, Part};
 use crate::data::feed::{self, Fed, Source};
-use crate::data::{DataSpec, TextSpec};
+use crate::data::text::Tokens;
+use crate::data::{DataSpec, Split};
 use crate::error::{Error, Result};
 use crate::io::atomic;
 use crate::model::card::ModelCard;
@@ -103,7 +105,11 @@ pub fn run(args: &EvalNllArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> 
         interrupt::check("nothing is lost but the scores so far")?;
     }
     bar.finish();
-    report(args, &scored, ui, start.elapsed().as_secs_f64())
+    let per_byte = match &source {
+        Source::Text(text) => Some(1.0 / text.bytes_per_token()),
+        _ => None,
+    };
+    report(args, &scored, per_byte, ui, start.elapsed().as_secs_f64())
 }
 
 fn objective(card: &ModelCard, place: &str) -> Result<Autoregressive> {
@@ -120,9 +126,9 @@ fn objective(card: &ModelCard, place: &str) -> Result<Autoregressive> {
 fn source(args: &EvalNllArgs, card: &ModelCard) -> Result<(Source, Vec<String>)> {
     let trained = usize::try_from(card.shape.last().copied().unwrap_or(1)).unwrap_or(1);
     if card.rate.is_none() {
-        let text = TextSpec { length: args.length.unwrap_or(trained) };
-        let spec = DataSpec { text: Some(text), ..DataSpec::default() };
-        return Ok((Source::open_part(&spec, args.split, Some(&args.data))?, Vec::new()));
+        let length = args.length.unwrap_or(trained);
+        let text = Tokens::read(&args.data, Split::of(args.split), length, card.tokenizer()?)?;
+        return Ok((Source::Text(Arc::new(text)), Vec::new()));
     }
     let audio = AudioSpec {
         rate: Some(card.rate.unwrap_or(16_000)),
@@ -188,7 +194,13 @@ fn bits(nats: f64, samples: i64) -> f64 {
     nats / std::f64::consts::LN_2 / samples.max(1) as f64
 }
 
-fn report(args: &EvalNllArgs, scored: &[Scored], ui: Ui, seconds: f64) -> anyhow::Result<()> {
+fn report(
+    args: &EvalNllArgs,
+    scored: &[Scored],
+    per_byte: Option<f64>,
+    ui: Ui,
+    seconds: f64,
+) -> anyhow::Result<()> {
     let nats: f64 = scored.iter().map(|s| s.nats).sum();
     let samples: i64 = scored.iter().map(|s| s.samples).sum();
     if samples == 0 {
@@ -207,11 +219,14 @@ fn report(args: &EvalNllArgs, scored: &[Scored], ui: Ui, seconds: f64) -> anyhow
     }
     let mean = bits(nats, samples);
     let value: Value = json!({
-        "bits_per_sample": mean, "nats_per_sample": nats / samples as f64, "perplexity": (nats / samples as f64).exp(), "samples": samples,
+        "bits_per_sample": mean, "nats_per_sample": nats / samples as f64, "perplexity": (nats / samples as f64).exp(), "samples": samples, "bits_per_byte": per_byte.map(|tokens| mean * tokens),
         "clips": scored.len(), "skip": args.skip, "model": args.model.display().to_string(),
         "data": args.data.display().to_string(), "split": serde_json::to_value(args.split)?, "seconds": seconds,
     });
     ui.result(&value)?;
     ui.line(format!("{mean:.4} bits per sample  ({samples} samples of {} clips)", scored.len()))?;
+    if let Some(tokens) = per_byte.filter(|n| *n != 1.0) {
+        ui.line(format!("{:.4} bits per byte of text  ({tokens:.3} tokens a byte)", mean * tokens))?;
+    }
     Ok(())
 }

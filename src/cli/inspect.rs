@@ -11,6 +11,7 @@ use crate::io::npz::Npz;
 use crate::io::pth::{Checkpoint, Scalar};
 use crate::io::{hub, safetensors};
 use crate::model::archive;
+use crate::model::card::TOKENIZER;
 use crate::model::foreign::Layout;
 use crate::model::kind::FileKind;
 use crate::model::source::Source;
@@ -100,6 +101,10 @@ fn from_safetensors(path: &Path) -> Result<Contents> {
     });
     // Metadata values are strings; those that are JSON are shown as such.
     let setting = |(key, text): (&String, &String)| {
+        // A whole vocabulary is nothing to read.
+        if key == TOKENIZER {
+            return (key.clone(), Value::String(format!("a tokenizer.json of {} bytes", text.len())));
+        }
         (key.clone(), serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.clone())))
     };
     Ok(Contents { rows: rows.collect(), settings: file.metadata().iter().map(setting).collect() })

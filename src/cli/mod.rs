@@ -21,6 +21,7 @@ pub mod doctor;
 pub mod eval_audio;
 pub mod eval_fid;
 pub mod eval_nll;
+pub mod eval_text;
 pub mod inspect;
 pub mod plot;
 pub mod raw;
@@ -120,6 +121,7 @@ enum Command {
     EvalFid(Box<eval_fid::EvalFidArgs>),
     EvalNll(eval_nll::EvalNllArgs),
     EvalAudio(Box<eval_audio::EvalAudioArgs>),
+    EvalText(Box<eval_text::EvalTextArgs>),
     RefStats(Box<ref_stats::RefStatsArgs>),
     Convert(Box<convert::ConvertArgs>),
     Audio(Box<audio::AudioArgs>),
@@ -140,6 +142,7 @@ impl Command {
             Command::EvalFid(_) => "eval-fid",
             Command::EvalNll(_) => "eval-nll",
             Command::EvalAudio(_) => "eval-audio",
+            Command::EvalText(_) => "eval-text",
             Command::RefStats(_) => "ref-stats",
             Command::Convert(_) => "convert",
             Command::Audio(_) => "audio",
@@ -226,6 +229,7 @@ fn dispatch(cli: &Cli, ui: Ui) -> anyhow::Result<()> {
         Command::EvalFid(args) => eval_fid::run(args, &cli.globals, ui),
         Command::EvalNll(args) => eval_nll::run(args, &cli.globals, ui),
         Command::EvalAudio(args) => eval_audio::run(args, &cli.globals, ui),
+        Command::EvalText(args) => eval_text::run(args, &cli.globals, ui),
         Command::RefStats(args) => ref_stats::run(args, &cli.globals, ui),
         Command::Convert(args) => convert::run(args, &cli.globals, ui),
         Command::Audio(args) => audio::run(args, &cli.globals, ui),

@@ -78,11 +78,7 @@ impl Source {
     /// # Errors
     /// As [`Source::open`].
     pub fn open_part(spec: &DataSpec, part: Part, path: Option<&Path>) -> Result<Self> {
-        let split = match part {
-            Part::All => Split::All,
-            Part::Train => Split::Train,
-            Part::Validation | Part::Test => Split::Test,
-        };
+        let split = Split::of(part);
         if let Some(text) = &spec.text {
             return Ok(Source::Text(Arc::new(Tokens::open(spec.place(path)?, split, text)?)));
         }

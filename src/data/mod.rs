@@ -96,6 +96,18 @@ pub enum Split {
     Test,
 }
 
+impl Split {
+    /// The half that stands for `part`: what is held out is not divided any further.
+    #[must_use]
+    pub fn of(part: audio::Part) -> Self {
+        match part {
+            audio::Part::All => Split::All,
+            audio::Part::Train => Split::Train,
+            audio::Part::Validation | audio::Part::Test => Split::Test,
+        }
+    }
+}
+
 /// How a source without a split of its own is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]

@@ -11,6 +11,7 @@ use tch::{Device, Tensor};
 use super::Split;
 use super::feed::{Fed, Feed};
 use crate::error::{Error, Result};
+use crate::io::tokenizer::Tokenizer;
 use crate::math::rng::SplitMix64;
 
 /// The table `[data.text]` of a recipe.
@@ -19,11 +20,14 @@ use crate::math::rng::SplitMix64;
 pub struct TextSpec {
     /// Tokens of a window.
     pub length: usize,
+    /// A `tokenizer.json`, or a folder with one; tokens are bytes if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
 }
 
 impl Default for TextSpec {
     fn default() -> Self {
-        TextSpec { length: 256 }
+        TextSpec { length: 256, tokenizer: None }
     }
 }
 
@@ -33,33 +37,57 @@ const TRAIN: f64 = 0.9;
 /// One long sequence of tokens.
 #[derive(Debug)]
 pub struct Tokens {
-    tokens: Vec<u16>,
+    tokens: Vec<u32>,
     length: usize,
+    bytes: usize,
+    tokenizer: Tokenizer,
 }
 
 impl Tokens {
-    /// Reads the bytes of the text file at `path` (`.gz` too), or of all `.txt` files of a folder by their names.
+    /// Reads the part `split` of the text at `path` (see [`bytes_of`]) as the tokens that `spec` says.
     ///
     /// # Errors
-    /// Where there is no text, or too little for one window.
+    /// Where there is no text, too little for one window, or it cannot be tokenized.
     pub fn open(path: &Path, split: Split, spec: &TextSpec) -> Result<Self> {
-        let mut bytes = Vec::new();
-        for file in files(path)? {
-            bytes.extend(read(&file)?);
-        }
-        let cut = (bytes.len() as f64 * TRAIN) as usize;
-        let part = match split {
-            Split::All => &bytes[..],
-            Split::Train => &bytes[..cut],
-            Split::Test => &bytes[cut..],
-        };
-        if spec.length == 0 || part.len() <= spec.length {
-            return Err(Error::data(format!("{} bytes of text", part.len()))
+        let tokenizer = spec.tokenizer.as_deref().map_or_else(|| Ok(Tokenizer::bytes()), Tokenizer::at)?;
+        Self::read(path, split, spec.length, tokenizer)
+    }
+
+    /// The same with a tokenizer that is there already.
+    ///
+    /// # Errors
+    /// As [`Tokens::open`].
+    pub fn read(path: &Path, split: Split, length: usize, tokenizer: Tokenizer) -> Result<Self> {
+        let part = bytes_of(path, split)?;
+        let tokens = tokenizer.encode_bytes(&part).map_err(|e| e.at(path.display()))?;
+        if length == 0 || tokens.len() <= length {
+            return Err(Error::data(format!("{} tokens of text", tokens.len()))
                 .at(path.display())
-                .why(format!("a window has {}", spec.length))
+                .why(format!("a window has {length}"))
                 .hint("use more text, or set data.text.length"));
         }
-        Ok(Tokens { tokens: part.iter().map(|b| u16::from(*b)).collect(), length: spec.length })
+        let tokens = tokens.into_iter().map(|t| u32::try_from(t).unwrap_or(u32::MAX)).collect();
+        Ok(Tokens { tokens, length, bytes: part.len(), tokenizer })
+    }
+
+    /// How the text became tokens.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Bytes of text for each token.
+    #[must_use]
+    pub fn bytes_per_token(&self) -> f64 {
+        self.bytes as f64 / self.tokens.len() as f64
+    }
+
+    /// The smallest number of tokens that a network of this text may have: that of the tokenizer, or what the bytes
+    /// of the text need.
+    #[must_use]
+    pub fn vocab(&self) -> i64 {
+        let seen = self.tokens.iter().max().map_or(0, |top| i64::from(*top) + 1);
+        if self.tokenizer.is_bytes() { seen } else { self.tokenizer.size().max(seen) }
     }
 
     /// Number of tokens.
@@ -130,6 +158,30 @@ impl Feed for TextFeed {
     }
 }
 
+/// The part `split` of the text file at `path` (`.gz` too), or of all `.txt` files of a folder by their names, one after
+/// another. A part begins with a whole character of UTF-8.
+///
+/// # Errors
+/// Where there is no text.
+pub fn bytes_of(path: &Path, split: Split) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for file in files(path)? {
+        bytes.extend(read(&file)?);
+    }
+    let mut cut = (bytes.len() as f64 * TRAIN) as usize;
+    // Bytes 10xxxxxx go on with a character. No character has more than three of them; other data is cut anywhere.
+    let whole = (cut.saturating_sub(3)..=cut).rev().find(|&i| bytes.get(i).is_none_or(|b| b & 0xC0 != 0x80));
+    if std::str::from_utf8(&bytes).is_ok() {
+        cut = whole.unwrap_or(cut);
+    }
+    match split {
+        Split::All => {}
+        Split::Train => bytes.truncate(cut),
+        Split::Test => drop(bytes.drain(..cut)),
+    }
+    Ok(bytes)
+}
+
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);
@@ -170,7 +222,7 @@ mod tests {
         let text: Vec<u8> = (0..=255).cycle().take(1000).collect();
         std::fs::write(dir.path().join("a.txt"), &text[..400]).unwrap();
         std::fs::write(dir.path().join("b.txt"), &text[400..]).unwrap();
-        let spec = TextSpec { length: 20 };
+        let spec = TextSpec { length: 20, tokenizer: None };
         let all = Arc::new(Tokens::open(dir.path(), Split::All, &spec).unwrap());
         assert_eq!((all.len(), all.windows()), (1000, 50));
         let feed = |batch, position| {
@@ -195,6 +247,6 @@ mod tests {
         assert!(Tokens::open(dir.path(), Split::All, &TextSpec::default()).is_err());
         std::fs::write(dir.path().join("a.txt"), "short").unwrap();
         let error = Tokens::open(dir.path(), Split::All, &TextSpec::default()).unwrap_err();
-        assert!(error.to_string().contains("5 bytes of text"), "{error}");
+        assert!(error.to_string().contains("5 tokens of text"), "{error}");
     }
 }

@@ -44,6 +44,46 @@ impl Tokenizer {
         Ok(None)
     }
 
+    /// The tokenizer at `path`: a folder that has one, or a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// A model error where there is none, or it cannot be read.
+    pub fn at(path: &Path) -> Result<Self> {
+        if !path.is_dir() {
+            return Self::open(path);
+        }
+        Self::of_folder(path)?.ok_or_else(|| {
+            Error::model("no tokenizer")
+                .at(path.display())
+                .why("it has neither tokenizer.json nor vocab.json and merges.txt")
+                .hint("name the folder of a language model, or a tokenizer.json")
+        })
+    }
+
+    /// The tokenizer with the content `json` of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// A model error where that makes none.
+    pub fn from_json(json: &str) -> Result<Self> {
+        let made = tokenizers::Tokenizer::from_bytes(json.as_bytes())
+            .map_err(|e| unreadable(Path::new("the model's metadata"), e))?;
+        Ok(Tokenizer { inner: Inner::Trained(Box::new(made)), files: Vec::new() })
+    }
+
+    /// The content of a `tokenizer.json` that makes this tokenizer; nothing for bytes.
+    ///
+    /// # Errors
+    /// Where it has no such form.
+    pub fn to_json(&self) -> Result<Option<String>> {
+        match &self.inner {
+            Inner::Trained(t) => t
+                .to_string(false)
+                .map(Some)
+                .map_err(|e| Error::run("cannot write the tokenizer").why(e.to_string())),
+            Inner::Bytes => Ok(None),
+        }
+    }
+
     /// The `tokenizer.json` at `path`.
     ///
     /// # Errors
@@ -75,6 +115,12 @@ impl Tokenizer {
         Tokenizer { inner: Inner::Bytes, files: Vec::new() }
     }
 
+    /// Whether tokens are bytes.
+    #[must_use]
+    pub fn is_bytes(&self) -> bool {
+        matches!(self.inner, Inner::Bytes)
+    }
+
     /// The files it came from.
     #[must_use]
     pub fn files(&self) -> &[PathBuf] {
@@ -103,6 +149,32 @@ impl Tokenizer {
             }
             Inner::Bytes => Ok(text.bytes().map(i64::from).collect()),
         }
+    }
+
+    /// The tokens of `text`, which need not be UTF-8 where tokens are bytes; without special ones.
+    ///
+    /// # Errors
+    /// A data error where the text cannot be tokenized.
+    pub fn encode_bytes(&self, text: &[u8]) -> Result<Vec<i64>> {
+        if self.is_bytes() {
+            return Ok(text.iter().map(|b| i64::from(*b)).collect());
+        }
+        let text = std::str::from_utf8(text).map_err(|e| {
+            Error::data("text is not UTF-8")
+                .why(format!("byte {} is wrong", e.valid_up_to()))
+                .hint("only a model of bytes reads any bytes; convert the text to UTF-8")
+        })?;
+        self.encode(text, false)
+    }
+
+    /// The special tokens that come before a text, such as that of its beginning.
+    ///
+    /// # Errors
+    /// A data error where text cannot be tokenized.
+    pub fn lead(&self) -> Result<Vec<i64>> {
+        let (with, without) = (self.encode("a", true)?, self.encode("a", false)?);
+        let at = with.windows(without.len().max(1)).position(|part| part == without.as_slice());
+        Ok(with[..at.unwrap_or(0)].to_vec())
     }
 
     /// The text of `tokens`; bytes that are no UTF-8 become U+FFFD. Special tokens are left out where `skip_special`

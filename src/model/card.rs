@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::denoiser::precond::Precond;
 use crate::error::{Error, Result};
 use crate::io::safetensors;
+use crate::io::tokenizer::Tokenizer;
 use crate::net::spec::NetSpec;
 use crate::objective::ObjectiveSpec;
 use crate::process::ProcessSpec;
@@ -15,6 +16,9 @@ use crate::recipe::SampleSpec;
 
 /// The key of the card in a safetensors file's metadata.
 pub const KEY: &str = "gen";
+
+/// The key of a tokenizer there: the content of a `tokenizer.json`.
+pub const TOKENIZER: &str = "tokenizer";
 
 /// What a file of weights is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +49,9 @@ pub struct ModelCard {
     pub sample: SampleSpec,
     /// How it came about.
     pub trained: Trained,
+    /// The `tokenizer.json` of a model of text; none where tokens are bytes. It has a key of its own in the metadata.
+    #[serde(skip)]
+    pub tokenizer: Option<String>,
 }
 
 /// Interval of the values of data. Samples are given in [-1, 1] whatever the network was trained on.
@@ -98,7 +105,9 @@ impl ModelCard {
     pub fn metadata(&self) -> Result<BTreeMap<String, String>> {
         let text = serde_json::to_string(self)
             .map_err(|e| Error::run("cannot write the model card").why(e.to_string()))?;
-        Ok([(KEY.to_owned(), text), ("format".to_owned(), "pt".to_owned())].into())
+        let mut all: BTreeMap<_, _> = [(KEY.to_owned(), text), ("format".to_owned(), "pt".to_owned())].into();
+        all.extend(self.tokenizer.clone().map(|json| (TOKENIZER.to_owned(), json)));
+        Ok(all)
     }
 
     /// The card of an open file.
@@ -112,7 +121,16 @@ impl ModelCard {
                 "only the tensors are here; a snapshot of `gen train` also says which network they belong to",
             )
         })?;
-        Self::parse(text, file.path())
+        let card = Self::parse(text, file.path())?;
+        Ok(ModelCard { tokenizer: file.metadata().get(TOKENIZER).cloned(), ..card })
+    }
+
+    /// How text becomes tokens: by the model's tokenizer, or as bytes where it has none.
+    ///
+    /// # Errors
+    /// A model error where the tokenizer cannot be read.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        self.tokenizer.as_deref().map_or_else(|| Ok(Tokenizer::bytes()), Tokenizer::from_json)
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self> {

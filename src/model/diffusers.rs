@@ -120,6 +120,7 @@ impl Folder {
         let sample = sample(scheduler.sample, parts.pipeline.as_deref(), &scheduler.class);
         let card = ModelCard {
             format: ModelCard::FORMAT,
+            tokenizer: None,
             model: NetSpec::UNet2D(config),
             process: scheduler.process,
             objective: scheduler.objective,

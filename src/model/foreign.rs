@@ -131,6 +131,7 @@ pub(super) fn card(
 ) -> ModelCard {
     ModelCard {
         format: ModelCard::FORMAT,
+        tokenizer: None,
         model,
         process,
         objective,

@@ -286,6 +286,7 @@ impl RawSpec {
         let code = if kind == FileKind::Package { Code::Package } else { Code::TorchScript };
         Ok(ModelCard {
             format: ModelCard::FORMAT,
+            tokenizer: None,
             model: NetSpec::External(ExternalConfig {
                 file: PathBuf::from(path),
                 code,

@@ -6,6 +6,7 @@
 
 pub mod load;
 mod settings;
+mod text;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -64,11 +65,12 @@ impl Recipe {
     pub fn load_with(path: &Path, overrides: &[String], data: Option<&Path>) -> Result<Self> {
         let file = Self::file(path);
         let mut table = load::read_table(&file)?;
-        let mut given = false;
+        let (mut given, mut tokenizer_given) = (false, false);
         for assignment in overrides {
             load::set(&mut table, assignment)?;
             let key = assignment.split('=').next().unwrap_or_default().trim();
             given |= key == "data.path";
+            tokenizer_given |= key == "data.text.tokenizer";
             // A length on the command line replaces the recipe's, in whichever unit that is.
             let other = match key {
                 "train.steps" => "images",
@@ -79,6 +81,10 @@ impl Recipe {
                 train.remove(other);
             }
         }
+        if !tokenizer_given {
+            text::place(&mut table, file.parent());
+        }
+        text::vocab(&mut table, &file.display().to_string())?;
         let mut recipe = Self::from_table(table, &file.display().to_string())?;
         if let Some(data) = data {
             recipe.data.path = Some(data.to_path_buf());

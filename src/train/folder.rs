@@ -39,6 +39,12 @@ impl RunFolder {
         self.root.join("recipe.toml")
     }
 
+    /// The tokenizer of a run on text.
+    #[must_use]
+    pub fn tokenizer(&self) -> PathBuf {
+        self.root.join("tokenizer.json")
+    }
+
     /// One JSON object for every logged step.
     #[must_use]
     pub fn log(&self) -> PathBuf {

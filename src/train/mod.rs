@@ -8,5 +8,6 @@ mod outputs;
 mod preview;
 pub mod resume;
 mod sums;
+mod tokens;
 pub mod trainer;
 mod validate;

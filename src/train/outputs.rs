@@ -48,7 +48,8 @@ impl Trainer {
     }
 
     fn card(&self, ema: Option<&(String, Ema)>) -> ModelCard {
-        preview::card(&self.recipe, &self.shape, (self.classes, self.rate), self.at, ema)
+        let card = preview::card(&self.recipe, &self.shape, (self.classes, self.rate), self.at, ema);
+        ModelCard { tokenizer: self.tokenizer.clone(), ..card }
     }
 
     fn compute(&self) -> Compute {

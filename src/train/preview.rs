@@ -35,6 +35,7 @@ pub fn card(
 ) -> ModelCard {
     ModelCard {
         format: ModelCard::FORMAT,
+        tokenizer: None,
         model: recipe.model.clone(),
         process: recipe.process.clone(),
         objective: recipe.objective.clone(),

@@ -16,6 +16,7 @@ use super::log::{Log, Record};
 use super::preview;
 use super::resume::{Resume, SCALER, mix, resume_path, split_scaler};
 use super::sums::Sums;
+use super::tokens;
 use super::validate::Validation;
 use crate::data::feed::{Feed, Source};
 use crate::data::loader::LoaderOptions;
@@ -71,6 +72,8 @@ pub struct Trainer {
     /// What the learning rate has seen of held-out losses.
     pub(super) plateau: Plateau,
     pub(super) rate: Option<u32>,
+    /// `tokenizer.json` of a run on text.
+    pub(super) tokenizer: Option<String>,
     sums: Sums,
     pub(super) log: Log,
     pub(super) at: Progress,
@@ -108,6 +111,7 @@ impl Trainer {
         let mut scaler = if precision == Dtype::F16 { Some(Scaler::new(device)?) } else { None };
 
         let folder = RunFolder::create(out)?;
+        let tokenizer = tokens::keep(&folder, data, net.as_ref())?;
         let mut state = State::fresh();
         if let Some(path) = resume_path(&folder, &recipe, resume)? {
             let saved = Saved::open(&path)?;
@@ -151,6 +155,7 @@ impl Trainer {
             feed,
             validation: None,
             rate: data.rate(),
+            tokenizer,
             log,
             at,
             seconds: state.seconds,

@@ -78,6 +78,13 @@ impl Validation {
             }
             sums.next();
         }
-        sums.take()
+        let mut values = sums.take()?;
+        // Bits are those of a token; what tokenizers share is the byte.
+        if let (Source::Text(text), Some(bits)) = (&self.source, values.get("val_bits").copied())
+            && !text.tokenizer().is_bytes()
+        {
+            values.insert("val_bits_per_byte".to_owned(), bits / text.bytes_per_token());
+        }
+        Ok(values)
     }
 }

@@ -9,7 +9,7 @@ use super::{BenchArgs, What, header, print};
 use crate::cli::peak_mib;
 use crate::cli::ui::Ui;
 use crate::error::Error;
-use crate::model::language::{self, LanguageOptions};
+use crate::model::language::{self, LanguageOptions, Precision};
 use crate::net::lm::timing::{Timing, copy_bandwidth, measure};
 use crate::torch::device::device_name;
 use crate::torch::runtime::Dtype;
@@ -48,7 +48,7 @@ pub fn run(args: &BenchArgs, device: Device, ui: Ui) -> anyhow::Result<()> {
     let mut cases = Vec::new();
     for &dtype in &args.formats {
         let start = Instant::now();
-        let options = LanguageOptions { precision: dtype.into(), weights: None };
+        let options = LanguageOptions { precision: Precision::of(Some(dtype)), weights: None };
         let model = language::open(&args.recipe, &options, device)?;
         let ready = start.elapsed().as_secs_f64();
         let (prompt, new) = (args.prompt_tokens.unwrap_or(128), args.new_tokens.unwrap_or(64));

@@ -42,10 +42,7 @@ pub struct Writer<'a> {
 
 /// How a folder of Hugging Face is opened.
 fn options(args: &SampleArgs, globals: &Globals) -> LanguageOptions {
-    let precision = match globals.dtype {
-        _ if args.text.int8 => Precision::Int8,
-        dtype => dtype.map_or(Precision::File, Precision::from),
-    };
+    let precision = if args.text.int8 { Precision::Int8 } else { Precision::of(globals.dtype) };
     LanguageOptions { precision, weights: None }
 }
 
@@ -68,7 +65,7 @@ pub fn run_folder(args: &SampleArgs, globals: &Globals, ui: Ui, device: Device) 
     write(args, globals, (ui, device), &writer)
 }
 
-/// Runs the command on a model of this project, whose tokens are bytes.
+/// Runs the command on a model of this project.
 pub fn run_snapshot(
     args: &SampleArgs,
     globals: &Globals,
@@ -77,8 +74,8 @@ pub fn run_snapshot(
     opened: &Opened,
 ) -> anyhow::Result<()> {
     let net = crate::objective::autoregressive::causal(&*opened.net)?;
-    let writer =
-        Writer { net, tokenizer: Tokenizer::bytes(), generation: Generation::default(), language: None };
+    let tokenizer = opened.card.tokenizer()?;
+    let writer = Writer { net, tokenizer, generation: Generation::default(), language: None };
     write(args, globals, (ui, device), &writer)
 }
 

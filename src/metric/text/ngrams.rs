@@ -11,6 +11,8 @@ pub struct TextStats {
     pub texts: usize,
     /// Number of tokens.
     pub tokens: usize,
+    /// Mean number of tokens of a text.
+    pub mean_length: f64,
     /// Share of repeated 2-grams, mean over texts: `1 - distinct/all` (Welleck et al. 2020).
     pub rep_2: f64,
     /// The same of 3-grams.
@@ -23,6 +25,10 @@ pub struct TextStats {
     pub distinct_1: f64,
     /// The same of 2-grams.
     pub distinct_2: f64,
+    /// The same of 3-grams.
+    pub distinct_3: f64,
+    /// The same of 4-grams.
+    pub distinct_4: f64,
     /// Minus the slope of log frequency over log rank of all token types (least squares).
     pub zipf: f64,
     /// Entropy of the distribution of tokens over all texts, in bits.
@@ -81,12 +87,15 @@ pub fn text_stats(texts: &[Vec<i64>]) -> TextStats {
     TextStats {
         texts: texts.len(),
         tokens: texts.iter().map(Vec::len).sum(),
+        mean_length: mean(&|t| t.len() as f64),
         rep_2: mean(&|t| one(t, 2)),
         rep_3: mean(&|t| one(t, 3)),
         rep_4: mean(&|t| one(t, 4)),
         diversity: mean(&|t| (2..=4).map(|n| 1.0 - one(t, n)).product()),
         distinct_1: distinct(texts, 1),
         distinct_2: distinct(texts, 2),
+        distinct_3: distinct(texts, 3),
+        distinct_4: distinct(texts, 4),
         zipf: zipf(&frequencies),
         entropy_bits: frequencies.iter().map(|f| -(f / total) * (f / total).log2()).sum(),
     }
@@ -106,6 +115,9 @@ mod tests {
             (stats.diversity, 0.126_984),
             (stats.distinct_1, 0.4),
             (stats.distinct_2, 4.0 / 9.0),
+            (stats.distinct_3, 0.5),
+            (stats.distinct_4, 4.0 / 7.0),
+            (stats.mean_length, 10.0),
         ] {
             assert!((got - want).abs() < 1e-6, "{got} {want}");
         }

@@ -16,6 +16,7 @@ use crate::torch::runtime::Dtype;
 
 mod chat;
 mod generation;
+pub mod reader;
 
 /// What the weights of linear layers, output and embedding are kept in. What goes through the network is f32 on the
 /// CPU, whatever this is.
@@ -36,13 +37,16 @@ pub enum Precision {
     Int8,
 }
 
-impl From<Dtype> for Precision {
-    fn from(dtype: Dtype) -> Self {
+impl Precision {
+    /// That of the command line's `--dtype`, or the file's.
+    #[must_use]
+    pub fn of(dtype: Option<Dtype>) -> Self {
         match dtype {
-            Dtype::F32 => Precision::F32,
-            Dtype::Bf16 => Precision::Bf16,
-            Dtype::F16 => Precision::F16,
-            Dtype::F64 => Precision::F64,
+            None => Precision::File,
+            Some(Dtype::F32) => Precision::F32,
+            Some(Dtype::Bf16) => Precision::Bf16,
+            Some(Dtype::F16) => Precision::F16,
+            Some(Dtype::F64) => Precision::F64,
         }
     }
 }
