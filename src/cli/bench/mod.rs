@@ -50,8 +50,8 @@ pub enum Form {
     gen bench models/digits-edm --shape 1,8,8 --batch 128 -r 10 --output jsonl >> results.jsonl\n  \
     gen bench gpt2 --batch 1,16 --formats f32,bf16 --prompt-tokens 128 --new-tokens 64\n\n\
     Random weights and inputs; the first calls are not counted; the median of the repetitions is the figure.\n\
-    Of a language model (a folder of Hugging Face): tokens a second of prompts and of greedy steps, the best\n\
-    repetition, and what share of a copy's memory traffic the weights make that a step reads.")]
+    Of a language model (a folder of Hugging Face): tokens a second of prompts and of greedy steps,\n\
+    the best repetition, and which share of a copy's bandwidth the weights are that a step reads.")]
 pub struct BenchArgs {
     /// The recipe whose network is timed, or the folder of a language model
     #[arg(value_name = "RECIPE|FOLDER")]

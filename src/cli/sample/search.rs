@@ -44,7 +44,11 @@ impl Draft {
     fn net(&self) -> Result<&dyn Causal> {
         match self {
             Draft::Folder(language) => Ok(&language.net),
-            Draft::Own(opened) => causal(&*opened.net).map_err(|e| e.at("--draft-model")),
+            Draft::Own(opened) => causal(&*opened.net).map_err(|_| {
+                Error::usage("the draft model writes no text")
+                    .at("--draft-model")
+                    .hint("take a language model of the same vocabulary")
+            }),
         }
     }
 

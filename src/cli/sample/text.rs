@@ -114,7 +114,10 @@ fn write(
     if let Some(language) = writer.language {
         for (_, tokens) in &prompts {
             language.check_tokens(tokens)?;
-            language.check_length(tokens.len(), max_new).map_err(|e| e.at("--prompt"))?;
+            language.check_length(tokens.len(), max_new).map_err(|e| {
+                e.at("--prompt")
+                    .hint("cut its beginning with --truncate left, or ask for fewer --max-new-tokens")
+            })?;
         }
     }
     if text.explain {

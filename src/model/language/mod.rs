@@ -233,9 +233,9 @@ impl Language {
         }
         let why = format!("{prompt} tokens and {new} new ones, the context is {limit}");
         Err(Error::usage("the prompt is too long").why(why).hint(if prompt < limit {
-            format!("ask for {} new tokens at most, or cut the prompt (--truncate left)", limit - prompt)
+            format!("ask for {} new tokens at most, or cut the prompt", limit - prompt)
         } else {
-            "cut the prompt (--truncate left) and ask for fewer new tokens".to_owned()
+            "cut the prompt".to_owned()
         }))
     }
 
