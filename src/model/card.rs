@@ -105,8 +105,7 @@ impl ModelCard {
     pub fn metadata(&self) -> Result<BTreeMap<String, String>> {
         let text = serde_json::to_string(self)
             .map_err(|e| Error::run("cannot write the model card").why(e.to_string()))?;
-        let mut all: BTreeMap<_, _> =
-            [(KEY.to_owned(), text), ("format".to_owned(), "pt".to_owned())].into();
+        let mut all: BTreeMap<_, _> = [(KEY.to_owned(), text), ("format".to_owned(), "pt".to_owned())].into();
         all.extend(self.tokenizer.clone().map(|json| (TOKENIZER.to_owned(), json)));
         Ok(all)
     }

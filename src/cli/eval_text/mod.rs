@@ -168,7 +168,9 @@ pub fn run(args: &EvalTextArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()>
         (Some(max), Some(value)) if value > max => {
             let error = Error::run(format!("the perplexity is {value:.4}"));
             let error = error.at("--max").why(format!("{max} was allowed"));
-            Err(error.hint("the text is less likely than the limit allows; the figures are those above").into())
+            Err(error
+                .hint("the text is less likely than the limit allows; the figures are those above")
+                .into())
         }
         _ => Ok(()),
     }
@@ -358,8 +360,7 @@ impl Bench<'_> {
 fn drawn(texts: &[Sample]) -> Option<Drawn> {
     let known: Vec<(usize, f64, f64)> = texts.iter().filter_map(|s| s.drawn).collect();
     let tokens = known.iter().map(|k| k.0).sum::<usize>() as f64;
-    let mean = |f: &dyn Fn(&(usize, f64, f64)) -> f64| {
-        known.iter().map(|k| k.0 as f64 * f(k)).sum::<f64>() / tokens
-    };
+    let mean =
+        |f: &dyn Fn(&(usize, f64, f64)) -> f64| known.iter().map(|k| k.0 as f64 * f(k)).sum::<f64>() / tokens;
     (tokens > 0.0).then(|| Drawn { mean_surprisal: mean(&|k| k.1), mean_entropy: mean(&|k| k.2) })
 }

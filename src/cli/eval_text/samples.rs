@@ -43,9 +43,9 @@ pub fn read(path: &Path) -> Result<Vec<Sample>> {
         }
     };
     if found.is_empty() {
-        return Err(Error::data("no texts")
-            .at(path.display())
-            .hint("give the .jsonl of `gen sample --out`, a file with a text on each line, or a folder of .txt"));
+        return Err(Error::data("no texts").at(path.display()).hint(
+            "give the .jsonl of `gen sample --out`, a file with a text on each line, or a folder of .txt",
+        ));
     }
     Ok(found)
 }
@@ -149,7 +149,8 @@ mod tests {
         assert_eq!(got[0].drawn, Some((2, 1.5, 2.5)));
         assert_eq!((got[0].text.as_str(), got[0].prompt.as_deref()), ("one\ntwo", Some("x")));
         assert_eq!(got[1], Sample::default());
-        let texts = |path: &Path| -> Vec<String> { read(path).unwrap().into_iter().map(|s| s.text).collect() };
+        let texts =
+            |path: &Path| -> Vec<String> { read(path).unwrap().into_iter().map(|s| s.text).collect() };
         assert_eq!(texts(&place("b.txt", "one two\n\nthree\n")), ["one two", "three"]);
         place("a.txt", "first\nof all");
         assert_eq!(texts(dir.path()), ["first\nof all", "one two\n\nthree\n"]);

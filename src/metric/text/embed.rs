@@ -62,8 +62,7 @@ mod tests {
 
     #[test]
     fn batches_and_padding_change_nothing() {
-        let config =
-            LmConfig { vocab: 9, context: 16, width: 8, depth: 2, heads: 2, ..LmConfig::default() };
+        let config = LmConfig { vocab: 9, context: 16, width: 8, depth: 2, heads: 2, ..LmConfig::default() };
         let store = Store::new(Device::Cpu, Kind::Float, 1);
         let net = Lm::new(&store.root(), &config, 16).unwrap();
         let texts: Vec<Vec<i64>> = vec![vec![1, 2, 3, 4, 5], vec![6], vec![7, 8, 0], vec![2; 16]];

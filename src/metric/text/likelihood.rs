@@ -54,7 +54,8 @@ mod tests {
 
     #[test]
     fn means_are_over_tokens_and_over_texts() {
-        let score = |nats: &[f64], entropies: &[f64]| Score { nats: nats.into(), entropies: entropies.into() };
+        let score =
+            |nats: &[f64], entropies: &[f64]| Score { nats: nats.into(), entropies: entropies.into() };
         let scores = [score(&[1.0, 3.0], &[2.0, 2.0]), score(&[], &[]), score(&[0.5], &[1.0])];
         let got = likelihood(&scores).unwrap();
         assert_eq!((got.tokens, got.texts, got.nats_per_token), (3, 2, 1.5));

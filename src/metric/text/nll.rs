@@ -162,9 +162,8 @@ fn one_batch(
         targets.extend(text[1..].iter().copied().chain(fill));
     }
     let shape = [windows.len() as i64, width as i64];
-    let tensor = |v: &[i64]| -> Result<Tensor> {
-        Ok(Tensor::f_from_slice(v)?.f_view(shape)?.f_to_device(device)?)
-    };
+    let tensor =
+        |v: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(v)?.f_view(shape)?.f_to_device(device)?) };
     let logits = net.logits(&tensor(&inputs)?, &Cond::default(), Mode::Eval)?;
     // The output at place i is about the token at i + 1. Before the first that is scored nothing is needed.
     let first = windows.iter().map(|w| w.from - w.begin).min().unwrap_or(1) - 1;
@@ -181,8 +180,8 @@ fn one_batch(
     };
     let (nats, entropies) = (host(&nats)?, host(&entropy)?);
     let cut = |values: &[f64], row: usize, w: &Window| -> Vec<f64> {
-        let start = row * count - first - 1;
-        values[start + w.from - w.begin..start + w.end - w.begin].to_vec()
+        let place = |token: usize| row * count + token - w.begin - 1 - first;
+        values[place(w.from)..place(w.end)].to_vec()
     };
     Ok(windows
         .iter()
