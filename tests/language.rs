@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use genlib::io::hub::Weights;
 use genlib::io::safetensors;
 use genlib::io::tokenizer::Tokenizer;
+use genlib::metric::text::{Passage, Plan, likelihood, score};
 use genlib::model::language::{self, ChatTemplate, Language, LanguageOptions, Message, Precision};
 use genlib::net::causal::{Cache, Causal, Steps};
 use genlib::net::lm::timing;
@@ -467,4 +468,21 @@ fn times_are_positive_and_count_the_weights() {
     let block = 32 * (32 + 2 * 16) + 32 * 32 + 3 * 32 * 48;
     assert_eq!(t.bytes, 2 * (2 * block + 96 * 32));
     assert!(timing::measure(&model.net, 1, 64, 4, 1).is_err());
+}
+
+#[test]
+fn perplexity_by_sliding_windows_is_that_of_transformers() {
+    let golden = read(&fixture("perplexity.json"));
+    let tokens: Vec<i64> = golden["tokens"].as_array().unwrap().iter().map(|t| t.as_i64().unwrap()).collect();
+    for (key, want) in golden.as_object().unwrap().iter().filter(|(key, _)| key.contains('/')) {
+        let parts: Vec<&str> = key.split('/').collect();
+        let language = open(&fixture(parts[0]), Precision::F64);
+        let plan = Plan { context: parts[1].parse().unwrap(), stride: parts[2].parse().unwrap(), batch: 3 };
+        let passages = [Passage::whole(tokens.clone())];
+        let scores = score(&language.net, &passages, plan, Device::Cpu, &mut |_, _| Ok(())).unwrap();
+        let found = likelihood(&scores).unwrap();
+        assert_eq!(found.tokens, tokens.len() - 1);
+        let gap = (found.nats_per_token - want.as_f64().unwrap()).abs();
+        assert!(gap < 1e-5, "{key}: {} {want}", found.nats_per_token);
+    }
 }

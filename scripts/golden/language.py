@@ -4,7 +4,7 @@ Usage: python scripts/golden/language.py [FOLDER]     (tests/fixtures/language)
 
 One folder for each family, as `save_pretrained` writes it (the weights in 16 bits, which are exact in 32; one is in
 shards, one a pickle). `golden.safetensors` holds for each case the logits of two sequences, and, for two prompts of unequal length filled up on the left, the
-tokens that greedy search gives. Cases of the same family differ in their `config.json` only: `cases.json` has the
+tokens that greedy search gives. `perplexity.json` has nats per token by sliding windows. Cases of the same family differ in their `config.json` only: `cases.json` has the
 changes. `tokenizer.json` is trained here on a few sentences; `text.json` has its tokens and what transformers makes
 of conversations with templates in the styles in use.
 """
@@ -143,6 +143,31 @@ def text(root):
     (root / "text.json").write_text(json.dumps(out, indent=1) + "\n")
 
 
+@torch.no_grad()
+def perplexity(root):
+    """Sliding windows as Hugging Face's guide to the perplexity of models of fixed length has them."""
+    text = torch.arange(150).pow(2).mul(13).add(torch.arange(150).mul(7)).remainder(VOCAB)
+    out = {"tokens": text.tolist()}
+    for name in ("gpt2", "llama"):
+        model = AutoModelForCausalLM.from_pretrained(root / name, dtype=torch.float64, attn_implementation="eager").eval()
+        for context, stride in ((64, 32), (64, 63), (48, 5), (20, 1)):
+            total, count, scored = 0.0, 0, 0
+            for begin in range(0, len(text), stride):
+                end = min(begin + context, len(text))
+                ids = text[begin:end].unsqueeze(0)
+                labels = ids.clone()
+                labels[:, : -(end - scored)] = -100
+                valid = int((labels[:, 1:] != -100).sum())
+                total += float(model(ids, labels=labels).loss) * valid
+                count += valid
+                scored = end
+                if end == len(text):
+                    break
+            assert count == len(text) - 1
+            out[f"{name}/{context}/{stride}"] = total / count
+    (root / "perplexity.json").write_text(json.dumps(out) + "\n")
+
+
 def main():
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parents[2] / "tests/fixtures/language"
     root.mkdir(parents=True, exist_ok=True)
@@ -169,6 +194,7 @@ def main():
     save_file({k: v.contiguous() for k, v in golden.items()}, root / "golden.safetensors",
               metadata={"transformers": transformers.__version__, "torch": torch.__version__})
     text(root)
+    perplexity(root)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 use super::world::Transcript;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "train",
     "sample",
     "eval-fid",
     "eval-audio",
     "eval-nll",
+    "eval-text",
     "ref-stats",
     "convert",
     "audio",

@@ -1,6 +1,10 @@
 //! Models that draw one value after another: sound and text.
 
-use super::world::Transcript;
+use std::fs;
+
+use serde_json::Value;
+
+use super::world::{Transcript, world};
 
 #[test]
 fn sound() {
@@ -120,4 +124,116 @@ fn text() {
     t.fails(2, "bench tiny.toml --shape 1,8,8 --new-tokens 4");
     t.fails(3, "sample --model runs/text --out - --prompt-file absent.txt");
     t.check("text");
+}
+
+/// What a command with `--json` says.
+fn json(line: &str) -> Value {
+    let output = Transcript::new().command(&format!("{line} --json -q")).output().unwrap();
+    assert!(output.status.success(), "gen {line}\n{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+fn near(a: &Value, b: f64) {
+    assert!((number(a) - b).abs() < 1e-5 * b.abs().max(1.0), "{a} {b}");
+}
+
+#[test]
+fn texts_are_measured() {
+    // The text is longer than the context of 32 tokens, and all of it but its first byte is scored.
+    let found = json("eval-text --model runs/text --ppl words.txt --stride 8");
+    let ppl = &found["ppl"];
+    assert_eq!(
+        (ppl["tokens"].as_i64(), ppl["bytes"].as_i64(), ppl["context"].as_i64()),
+        (Some(899), Some(899), Some(32))
+    );
+    assert_eq!(ppl["kind"], "exact");
+    near(&ppl["perplexity"], number(&ppl["nats_per_token"]).exp());
+    near(&ppl["bits_per_byte"], number(&ppl["nats_per_token"]) / 2f64.ln());
+    let part = json("eval-text --model runs/text --ppl words.txt --split test");
+    assert_eq!((part["ppl"]["bytes"].as_i64(), part["ppl"]["stride"].as_i64()), (Some(89), Some(16)));
+
+    // What the shipped model draws it scores as it was drawn, where the prompt is given. (Bytes that are no UTF-8, as an
+    // untrained model draws them, would be read back as others.)
+    let shipped = crate::common::root().join("models/shakespeare").display().to_string();
+    let draw =
+        "--prompt 'ROMEO:' --prompt 'What, ' --seeds 0-3 --max-new-tokens 20 --out drawn.jsonl --overwrite";
+    json(&format!("sample --model {shipped} {draw}"));
+    let score = format!("--tokenizer bytes --gen-ppl {shipped} --mauve {shipped} --clusters 2");
+    let found = json(&format!("eval-text --texts drawn.jsonl --ref drawn.jsonl --given-prompt {score}"));
+    let texts = &found["texts"];
+    assert_eq!((texts["tokens"].as_i64(), texts["tokenizer"].as_str()), (Some(160), Some("bytes")));
+    for (scored, drawn) in [("nats_per_token", "mean_surprisal"), ("mean_entropy", "mean_entropy")] {
+        let (scored, drawn) = (number(&texts["scored"][scored]), number(&texts["drawn"][drawn]));
+        assert!((scored - drawn).abs() < 1e-3 && drawn < 2.0, "{scored} {drawn}");
+    }
+    assert_eq!((number(&found["mauve"]["mauve"]), found["ref"]["texts"].as_i64()), (1.0, Some(8)));
+
+    let mut t = Transcript::new();
+    fs::write(world().join("lines.txt"), "to be or not to be\na rose is a rose is a rose\n").unwrap();
+    fs::write(world().join("blank.jsonl"), "{\"prompt\": \"a\"}\n").unwrap();
+    t.works("eval-text --texts lines.txt --ref words.txt");
+    t.fails(2, "eval-text");
+    t.fails(2, "eval-text --ppl words.txt");
+    t.fails(2, "eval-text --model runs/text --ppl words.txt --stride 32");
+    t.fails(2, "eval-text --model runs/text --ppl words.txt --context 1");
+    t.fails(2, "eval-text --model runs/text --ppl words.txt --context 64");
+    t.fails(2, "eval-text --texts lines.txt --max 3");
+    t.fails(2, "eval-text --texts lines.txt --mauve runs/text");
+    t.fails(3, "eval-text --model runs/text --ppl absent.txt");
+    t.fails(4, "eval-text --model runs/plain --ppl words.txt");
+    t.fails(4, "eval-text --model absent --ppl words.txt");
+    t.fails(3, "eval-text --texts blank.jsonl");
+    t.fails(3, "eval-text --texts lines.txt --gen-ppl runs/text --given-prompt");
+    t.fails(4, "eval-text --texts lines.txt --tokenizer absent.json");
+    t.fails(3, "eval-text --texts lines.txt --ref words.txt --mauve runs/text");
+    t.check("eval-text");
+    let limit = Transcript::new().command("eval-text --model runs/text --ppl words.txt --max 1.5").output();
+    assert_eq!(limit.unwrap().status.code(), Some(1));
+}
+
+#[test]
+fn a_run_keeps_its_tokenizer() {
+    let recipe = fs::read_to_string(world().join("text.toml")).unwrap();
+    let recipe =
+        recipe.replace("vocab = 256\n", "").replace("steps = 1\n", "steps = 3\nvalidate_every = 3\n");
+    let recipe = recipe.replace("length = 16\n", "length = 8\ntokenizer = \"pairs.json\"\n");
+    fs::write(world().join("pairs.toml"), &recipe).unwrap();
+    let fixture = crate::common::root().join("tests/fixtures/language/tokenizer.json");
+    fs::copy(&fixture, world().join("pairs.json")).unwrap();
+    assert_eq!(json("train pairs.toml --out runs/pairs")["step"].as_i64(), Some(3));
+    // The run needs the tokenizer no more, and a snapshot is whole alone.
+    fs::rename(world().join("pairs.json"), world().join("gone.json")).unwrap();
+    let snapshot = world().join("runs/pairs/snapshots/00000003.safetensors");
+    fs::copy(&snapshot, world().join("alone.safetensors")).unwrap();
+    let said = json("sample --model runs/pairs --out - --prompt 'the noise was' --max-new-tokens 3 --greedy");
+    assert_eq!(said["texts"][0]["ids"].as_array().unwrap().len(), 3);
+    let same =
+        json("sample --model alone.safetensors --out - --prompt 'the noise was' --max-new-tokens 3 --greedy");
+    assert_eq!(said["texts"], same["texts"]);
+    let ppl = &json("eval-text --model alone.safetensors --ppl words.txt")["ppl"];
+    let (tokens, bytes) = (number(&ppl["tokens"]), number(&ppl["bytes"]));
+    assert!(tokens > 100.0 && tokens < bytes, "{ppl}");
+    near(&ppl["bits_per_byte"], number(&ppl["nats_per_token"]) * tokens / 2f64.ln() / bytes);
+    // An untrained model knows as much as a fair draw of 320 tokens.
+    assert!((number(&ppl["nats_per_token"]) - 320f64.ln()).abs() < 0.3, "{ppl}");
+    let nll = json("eval-nll --model runs/pairs --data words.txt --split all");
+    assert!(number(&nll["bits_per_byte"]) < number(&nll["bits_per_sample"]));
+    let log = fs::read_to_string(world().join("runs/pairs/log.jsonl")).unwrap();
+    assert!(log.contains("val_bits_per_byte"), "{log}");
+
+    let mut t = Transcript::new();
+    t.fails(4, "train pairs.toml --out runs/pairs-2");
+    fs::rename(world().join("gone.json"), world().join("pairs.json")).unwrap();
+    t.fails(2, "train pairs.toml --out runs/pairs-2 --set model.vocab=300");
+    t.fails(2, "train text.toml --out runs/pairs-2 --set model.vocab=100");
+    let other = fs::read_to_string(&fixture).unwrap().replace("\"<pad>\"", "\"<fill>\"");
+    fs::write(world().join("pairs.json"), other).unwrap();
+    t.fails(2, "train pairs.toml --out runs/pairs --steps 4");
+    fs::write(world().join("pairs.json"), "{}").unwrap();
+    t.fails(4, "train pairs.toml --out runs/pairs-2");
+    t.check("tokenizer");
 }

@@ -180,8 +180,8 @@ fn one_batch(
     };
     let (nats, entropies) = (host(&nats)?, host(&entropy)?);
     let cut = |values: &[f64], row: usize, w: &Window| -> Vec<f64> {
-        let start = row * count - first - 1;
-        values[start + w.from - w.begin..start + w.end - w.begin].to_vec()
+        let place = |token: usize| row * count + token - w.begin - 1 - first;
+        values[place(w.from)..place(w.end)].to_vec()
     };
     Ok(windows
         .iter()
