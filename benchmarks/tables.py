@@ -98,7 +98,8 @@ def text(lines):
         head = ["program", "format", "prompt tokens/s", "decoded tokens/s", "of gen's", "of a copy's bandwidth", "peak MiB"]
         rates = sorted(line["copy_bytes_per_s"] / 1e9 for line in chosen)
         copy = f"a copy moves {rates[0]:.1f} to {rates[-1]:.1f} GB/s"
-        parts += [f"Batch {batch}, prompts of {chosen[0]['prompt']} tokens, {chosen[0]['new']} decoded; {copy}:",
+        parts += [f"Batch {batch}, prompts of {chosen[0]['prompt']} tokens, {chosen[0]['new']} decoded, {chosen[0]['threads']} thread"
+                  f"{'s' if chosen[0]['threads'] > 1 else ''}; {copy}:",
                   table(head, rows)]
     rows = [[line["who"], f"{line['min_s']:.2f}", f"{line['median_s']:.2f}", f"{line['peak_mib']:.0f}"]
             for line in lines if line["what"] == "one token"]
@@ -111,11 +112,11 @@ def main():
         lines = newest(suite)
         if not lines:
             continue
-        text = {"sampling": sampling, "eval-fid": eval_fid, "text": text}.get(suite, lambda found: network(suite, found))(lines)
+        made = {"sampling": sampling, "eval-fid": eval_fid, "text": text}.get(suite, lambda found: network(suite, found))(lines)
         for readme in (HERE / suite / "README.md", HERE / "README.md"):
             old = readme.read_text()
             mark = re.compile(rf"(<!-- {suite} -->\n).*?(<!-- end -->)", re.S)
-            readme.write_text(mark.sub(lambda m: m[1] + text + "\n" + m[2], old))
+            readme.write_text(mark.sub(lambda m: m[1] + made + "\n" + m[2], old))
 
 
 main()
