@@ -52,7 +52,9 @@ pub fn run(args: &BenchArgs, device: Device, ui: Ui) -> anyhow::Result<()> {
         let model = language::open(&args.recipe, &options, device)?;
         let ready = start.elapsed().as_secs_f64();
         let (prompt, new) = (args.prompt_tokens.unwrap_or(128), args.new_tokens.unwrap_or(64));
-        model.check_length(prompt as usize, new as usize).map_err(|e| e.at("--prompt-tokens"))?;
+        model
+            .check_length(prompt as usize, new as usize)
+            .map_err(|e| e.at("--prompt-tokens").hint("ask for fewer of them, or of --new-tokens"))?;
         for &batch in &args.batch {
             let timing = measure(&model.net, batch, prompt, new, args.repeat as usize)?;
             let rate = timing.decode_rate();

@@ -74,7 +74,9 @@ impl Draft {
                 return Err(wrong(format!("token {id} is {theirs}, to the model it is {ours}")));
             }
         }
-        language.check_length(prompt, new).map_err(|e| e.at("--draft-model"))
+        language.check_length(prompt, new).map_err(|e| {
+            e.at("--draft-model").hint("the draft's context counts, too: ask for fewer --max-new-tokens")
+        })
     }
 }
 

@@ -232,11 +232,7 @@ impl Language {
             return Ok(());
         }
         let why = format!("{prompt} tokens and {new} new ones, the context is {limit}");
-        Err(Error::usage("the prompt is too long").why(why).hint(if prompt < limit {
-            format!("ask for {} new tokens at most, or cut the prompt", limit - prompt)
-        } else {
-            "cut the prompt".to_owned()
-        }))
+        Err(Error::usage("the prompt is too long").why(why))
     }
 
     /// Cuts tokens at the beginning of a prompt so that `new` ones still fit; gives how many. A prompt that cannot be
