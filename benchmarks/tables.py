@@ -31,7 +31,8 @@ def machine(lines):
     versions = {k: v for entry in lines for k, v in (entry.get("versions") or {}).items()}
     said = ", ".join(f"{k} {v}" for k, v in versions.items())
     loads = [entry["load"] for entry in lines]
-    return (f"{line['date'][:10]}, commit {line['commit']}, gen {line['gen']}; {said}; {line['machine']['cores']} cores of "
+    said = f"{said}; " if said else ""
+    return (f"{line['date'][:10]}, commit {line['commit']}, gen {line['gen']}; {said}{line['machine']['cores']} cores of "
             f"{line['machine']['cpu']} ({', '.join(line['machine']['flags'])}); load average {min(loads):.1f} to "
             f"{max(loads):.1f} during the runs.")
 

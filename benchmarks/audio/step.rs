@@ -19,7 +19,9 @@ use genlib::torch::shim::Generator;
 use tch::{Device, Kind, Tensor};
 
 fn main() {
-    Runtime::default().start().unwrap();
+    // As many threads as PyTorch takes.
+    let threads = std::env::var("OMP_NUM_THREADS").ok().map(|n| n.parse().unwrap());
+    Runtime { threads, ..Runtime::default() }.start().unwrap();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |i: usize, or: i64| arguments.get(i).map_or(or, |text| text.parse().unwrap());
     let (batch, steps) = (number(1, 1), number(2, 400).max(2));
