@@ -79,8 +79,12 @@ INLINE void tile(const float* x, const W* w, int64_t k, float out[R][N]) {
     for (int n = 0; n < N; ++n) {
       floats b;
       load(w + n * k + i, b);
-      // The next tile's row: it lies too far for the processor to foresee (bf16 of 768 columns: 7 to 11 GB/s).
-      if (i % (64 / int64_t(sizeof(W))) == 0) __builtin_prefetch(w + (n + N) * k + i);
+      // Rows of the next tile, and of one further on into the second cache, which has more requests under way: they lie too
+      // far for the processor to foresee (one thread, bf16 of 768 columns: 7 GB/s with neither, 10.7 with the first, 12.9).
+      if (i % (64 / int64_t(sizeof(W))) == 0) {
+        __builtin_prefetch(w + (n + N) * k + i);
+        __builtin_prefetch(w + (n + 4 * N) * k + i, 0, 2);
+      }
       for (int r = 0; r < R; ++r) sum[r][n] += a[r] * b;
     }
   }
