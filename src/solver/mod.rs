@@ -11,6 +11,7 @@ use tch::Tensor;
 mod adaptive;
 mod ancestral;
 mod build;
+mod checks;
 mod clamped;
 mod deis;
 mod dpm_adaptive;
