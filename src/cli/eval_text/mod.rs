@@ -210,15 +210,25 @@ impl Bench<'_> {
         passages: &[Passage],
         plan: Plan,
     ) -> Result<Vec<crate::metric::text::Score>> {
+        self.watched("scoring", "windows", |watch| score(reader.net()?, passages, plan, self.device, watch))
+    }
+
+    /// Runs `work`, which tells how many of how many `units` are done, under a bar.
+    fn watched<T>(
+        &self,
+        label: &'static str,
+        unit: &'static str,
+        work: impl FnOnce(&mut dyn FnMut(usize, usize) -> Result<()>) -> Result<T>,
+    ) -> Result<T> {
         let mut bar = None;
-        let scores = score(reader.net()?, passages, plan, self.device, &mut |done, total| {
-            bar.get_or_insert_with(|| self.ui.bar("scoring", total as u64, "windows")).set(done as u64);
-            interrupt::check("nothing is lost but the scores so far")
+        let done = work(&mut |done, total| {
+            bar.get_or_insert_with(|| self.ui.bar(label, total as u64, unit)).set(done as u64);
+            interrupt::check("nothing is lost but the figures so far")
         })?;
         if let Some(bar) = &bar {
             bar.finish();
         }
-        Ok(scores)
+        Ok(done)
     }
 
     fn written(&self, model: &Path, data: &Path) -> Result<Written> {
@@ -344,15 +354,9 @@ impl Bench<'_> {
         if all.is_empty() {
             return Err(Error::data("all texts are empty").at(path.display()));
         }
-        let mut bar = None;
-        let found = last_hidden(reader.net()?, &all, self.args.batch, self.device, &mut |done, total| {
-            bar.get_or_insert_with(|| self.ui.bar("features", total as u64, "texts")).set(done as u64);
-            interrupt::check("nothing is lost but the features so far")
-        })?;
-        if let Some(bar) = &bar {
-            bar.finish();
-        }
-        Ok(found)
+        self.watched("features", "texts", |watch| {
+            last_hidden(reader.net()?, &all, self.args.batch, self.device, watch)
+        })
     }
 }
 
