@@ -193,13 +193,17 @@ def sampling(suite, args):
         results.measure({"what": "one small image"}, programs, args.rounds + 2, whole)
 
 
-def eval_fid(suite, args):
-    """FID of two folders, start to finish."""
-    results = Results(suite, args.python)
+def with_peer(suite, args):
+    """Results, peer and its versions of a suite whose model is made in Python even for gen."""
     if not args.python:
         sys.exit("this suite needs Python even for gen: its weights are made there (--python)")
-    script = HERE / "eval-fid/peer.py"
-    versions = json.loads(run([args.python, script, "versions"])[0])
+    script = HERE / suite / "peer.py"
+    return Results(suite, args.python), script, json.loads(run([args.python, script, "versions"])[0])
+
+
+def eval_fid(suite, args):
+    """FID of two folders, start to finish."""
+    results, script, versions = with_peer(suite, args)
     with tempfile.TemporaryDirectory() as folder:
         work = pathlib.Path(folder)
         run([args.python, script, "prepare", "--dir", work, "--images", 256])
@@ -261,11 +265,7 @@ def audio(suite, args):
 
 def text(suite, args):
     """Prompts and decoding of a language model, and its start-up. Rates are the best of all rounds."""
-    results = Results(suite, args.python)
-    if not args.python:
-        sys.exit("this suite needs Python even for gen: its model is made there (--python)")
-    script = HERE / "text/peer.py"
-    versions = json.loads(run([args.python, script, "versions"])[0])
+    results, script, versions = with_peer(suite, args)
     with tempfile.TemporaryDirectory() as folder:
         model = pathlib.Path(folder) / "gpt2"
         run([args.python, script, "save", "--model", model])
