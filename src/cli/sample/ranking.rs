@@ -65,13 +65,14 @@ pub fn prepare(
     samples: usize,
     device: Device,
 ) -> Result<Option<SoundExtractor>> {
-    let fewest = reject.fewest();
-    if samples < fewest {
-        return Err(Error::usage(format!("--reject needs at least {fewest} samples"))
-            .at("--reject")
-            .why(format!("{samples} are asked for")));
-    }
+    enough(reject, samples).map_err(|e| e.at("--reject").why(format!("{samples} are asked for")))?;
     (reject == Reject::Tune).then(|| classifier.open(device)).transpose()
+}
+
+fn enough(reject: Reject, samples: usize) -> Result<()> {
+    let fewest = reject.fewest();
+    let few = || Error::usage(format!("--reject needs at least {fewest} samples"));
+    if samples < fewest { Err(few()) } else { Ok(()) }
 }
 
 /// Writes `samples.jsonl` in the folder of a `manifest.jsonl`: its lines by growing log-likelihood, with `rank` and
@@ -84,12 +85,9 @@ pub fn write(folder: &Path, reject: Option<Reject>, classifier: Option<&SoundExt
     let manifest = folder.join("manifest.jsonl");
     let text = std::fs::read_to_string(&manifest).map_err(|e| Error::read(&manifest, &e))?;
     let mut lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    if let Some(fewest) = reject.map(Reject::fewest)
-        && lines.len() < fewest
-    {
-        return Err(Error::usage(format!("--reject needs at least {fewest} samples"))
-            .at(folder.display())
-            .why(format!("there are {}", lines.len())));
+    if let Some(reject) = reject {
+        enough(reject, lines.len())
+            .map_err(|e| e.at(folder.display()).why(format!("there are {}", lines.len())))?;
     }
     let likelihood = |line: &Value| line["log_likelihood_nats"].as_f64().unwrap_or(f64::NEG_INFINITY);
     lines.sort_by(|a, b| likelihood(a).total_cmp(&likelihood(b)));
