@@ -71,7 +71,10 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
     }
     let (card, path, files) = (opened.card.clone(), opened.path.clone(), opened.files.clone());
     let classes = classes(args.class.as_deref(), card.classes)?;
-    let seeds = args.seeds.as_ref().map_or_else(|| (0..DEFAULT_SEEDS).collect(), |seeds| seeds.0.clone());
+    let mels = mels(args, &opened, device)?;
+    // A vocoder makes one sound of each spectrogram.
+    let usual = if mels.is_empty() { DEFAULT_SEEDS } else { mels.len() as u64 };
+    let seeds = args.seeds.as_ref().map_or_else(|| (0..usual).collect(), |seeds| seeds.0.clone());
     let (model, net);
     let mut drawer = if let ObjectiveSpec::Autoregressive(objective) = &card.objective {
         net = opened.net;
@@ -80,7 +83,6 @@ pub fn run(args: &SampleArgs, globals: &Globals, ui: Ui) -> anyhow::Result<()> {
         Drawer::Tokens(TokenSampler::new(causal(&*net)?, &objective.quant, card.classes, tokens, device)?)
     } else {
         args.sound.check_no_tokens()?;
-        let mels = mels(args, &opened, device)?;
         model = opened.denoiser()?;
         let settings = settings(&args.how, &card, args.rng)?;
         let sampler = Sampler::new(&model, &shape(args, &card)?, card.classes, settings.clone(), device)?;
@@ -195,6 +197,8 @@ fn shape(args: &SampleArgs, card: &ModelCard) -> Result<Vec<i64>> {
         }
     } else if args.sound.seconds.is_some() || args.sound.length.is_some() {
         return Err(Error::usage("the model makes no sound").at("--seconds").hint("leave the length out"));
+    } else if args.sound.rate.is_some() {
+        return Err(Error::usage("the model makes no sound").at("--rate"));
     }
     Ok(shape)
 }
