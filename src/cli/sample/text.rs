@@ -121,6 +121,9 @@ fn write(
         }
     }
     if text.explain {
+        if settings.mirostat.is_some() {
+            return Err(Error::usage("mirostat has no stages to show").at("--explain").into());
+        }
         return explain::run(writer, &prompts, &settings, (ui, device));
     }
     let seeds = args.seeds.as_ref().map_or_else(|| vec![0], |seeds| seeds.0.clone());
